@@ -1,0 +1,181 @@
+"""Static checks of a composed config: ranges, impossible pairs, missing values, before anything heavy is imported.
+
+Each failed check is one `UserError` that names the key, its value, the rule and the way out.
+"""
+
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from alpaca.config import Config, DataSourceConfig, ParallelismConfig, TemplateConfig
+from alpaca.data.columns import MAPPABLE
+from alpaca.data.mix import part_settings
+from alpaca.errors import UserError
+from alpaca.signature import RANDOM
+
+SMALLEST_VOCABULARY = 259  # 256 bytes, <pad>, <s> and </s>
+
+
+def check(config: Config) -> None:
+    """Raise `UserError` for the first setting that cannot work."""
+    _check_name(config.name)
+    _check_ranges(config)
+    _check_model(config)
+    _check_data(config)
+    _check_template(config.template)
+    _check_parallelism(config.parallelism)
+    _check_training(config)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or "/" in name or name.startswith("."):
+        raise UserError(f"name={name}: it names a folder under outputs/; give a word without / and without a dot first")
+
+
+def _check_ranges(config: Config) -> None:
+    for key, value, rule in _settings(config):
+        if rule["choices"] and value not in rule["choices"]:
+            raise UserError(f"{key}={value}: choose one of {', '.join(rule['choices'])}")
+        if value is None or isinstance(value, (str, list, dict)):
+            continue
+        if not math.isfinite(value):
+            raise UserError(f"{key}={value}: must be a finite number")
+        what = rule["help"].rstrip(".").rsplit("; it", 1)[0]
+        for name, phrase, holds in (
+            ("at_least", "at least", operator.ge),
+            ("above", "above", operator.gt),
+            ("at_most", "at most", operator.le),
+        ):
+            if (bound := rule[name]) is not None and not holds(value, bound):
+                raise UserError(f"{key}={value}: must be {phrase} {bound:.10g} ({what[0].lower()}{what[1:]})")
+
+
+def _settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if is_dataclass(value):
+            yield from _settings(value, f"{prefix}{item.name}.")
+        elif item.metadata:
+            yield prefix + item.name, value, dict(item.metadata)
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    if not model.weights:
+        raise UserError("model.weights is empty: give a hub id, a folder, package:MODULE/FILE or random")
+    if model.weights.startswith(("/", "./", "../", "~")) and not Path(model.weights).expanduser().is_dir():
+        raise UserError(f"model.weights={model.weights}: no such folder; give one that holds a model, or a hub id")
+    if model.weights == RANDOM and not model.architecture.get("model_type"):
+        raise UserError(
+            f"model.weights=random: model={model.name} has no architecture.model_type; "
+            "choose a model with sizes, such as model=tiny"
+        )
+    vocabulary = model.architecture.get("vocab_size")
+    if model.weights == RANDOM and (not isinstance(vocabulary, int) or vocabulary < SMALLEST_VOCABULARY):
+        raise UserError(
+            f"model.architecture.vocab_size={vocabulary}: random weights need at least {SMALLEST_VOCABULARY}, "
+            "one token for each byte and the special ones"
+        )
+    longest = model.architecture.get("max_position_embeddings")
+    if longest is not None and config.train.max_length > longest:
+        raise UserError(
+            f"train.max_length={config.train.max_length}: model={model.name} has {longest} positions; "
+            f"set train.max_length={longest} or less"
+        )
+
+
+def _check_data(config: Config) -> None:
+    source = config.data_source
+    if source.mix:
+        _check_mix(source)
+    elif not source.path:
+        raise UserError(
+            f"data_source.path is missing: data_source={source.name} reads "
+            + ("a data set of yours, data_source.path=hub:OWNER/NAME" if source.name == "hub" else "")
+            + ("other sources, data_source.mix={alpaca_52k:3,code_alpaca:1}" if source.name == "mix" else "")
+            + ("a file of yours, data_source.path=FILE" if source.name not in ("hub", "mix") else "")
+            + "; data_source=seed_tasks needs none"
+        )
+    elif not isinstance(source.path, str) and not (
+        isinstance(source.path, list) and all(isinstance(one, str) for one in source.path)
+    ):
+        raise UserError(f"data_source.path={source.path}: a path or a list of paths, such as [a.jsonl,b.csv]")
+    for field, column in source.columns.items():
+        if field not in MAPPABLE:
+            raise UserError(
+                f"data_source.columns.{field}: no such field; our fields are {', '.join(MAPPABLE)}, written "
+                "OURS:THEIRS, as in 'data_source.columns={instruction:prompt,output:response}'"
+            )
+        if not isinstance(column, str) and not (column is None and field not in ("instruction", "output")):
+            raise UserError(f"data_source.columns.{field}={column}: give the name of a column as text")
+    for field in ("instruction", "input", "output"):
+        least, most = getattr(source.filter, f"min_{field}"), getattr(source.filter, f"max_{field}")
+        if least is not None and most is not None and least > most:
+            raise UserError(
+                f"data_source.filter.min_{field}={least} is above max_{field}={most}: no row could pass; swap them"
+            )
+
+
+def _check_mix(source: DataSourceConfig) -> None:
+    if source.path:
+        raise UserError(
+            f"data_source.path={source.path} with data_source.mix: a mix reads its parts only; "
+            "leave out the path, or add it as a part: data_source.sources.NAME.path=FILE data_source.mix.NAME=1"
+        )
+    for name, share in source.mix.items():
+        if not share > 0 or share == float("inf"):
+            raise UserError(
+                f"data_source.mix.{name}={share}: a share is above 0; leave the source out to use none of it"
+            )
+        part_settings(name, source.sources[name])
+    for key in ("revision", "subset", "columns"):
+        if getattr(source, key):
+            raise UserError(
+                f"data_source.{key} with data_source.mix: set it for a part, data_source.sources.NAME.{key}"
+            )
+
+
+def _check_template(template: TemplateConfig) -> None:
+    for key, places in (
+        ("prompt_with_input", ("{instruction}", "{input}")),
+        ("prompt_without_input", ("{instruction}",)),
+    ):
+        text = getattr(template, key)
+        for place in places:
+            if place not in text:
+                raise UserError(f"template.{key} has no {place}: the prompt must say where it goes")
+
+
+def _check_parallelism(parallelism: ParallelismConfig) -> None:
+    devices = (parallelism.devices or 0) * parallelism.nodes
+    if parallelism.sharding == "none" and (devices > 1 or parallelism.nodes > 1):
+        raise UserError(
+            f"parallelism={parallelism.name} with parallelism.devices={parallelism.devices} and "
+            f"nodes={parallelism.nodes}: it uses one device; choose parallelism=ddp or parallelism=fsdp"
+        )
+    if parallelism.sharding == "full" and devices == 1:
+        raise UserError(
+            f"parallelism={parallelism.name} with parallelism.devices=1: there is nothing to shard over; "
+            "choose parallelism=single or give two devices or more"
+        )
+
+
+def _check_training(config: Config) -> None:
+    train, optimizer = config.train, config.optimizer
+    if train.micro_batch_tokens is not None and train.micro_batch_tokens < train.max_length:
+        raise UserError(
+            f"train.micro_batch_tokens={train.micro_batch_tokens}: a micro-batch must hold the longest example, "
+            f"train.max_length={train.max_length} tokens; raise the first or lower the second"
+        )
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise UserError(f"optimizer.betas={optimizer.betas}: two numbers from 0 to below 1, such as [0.9,0.999]")
+    if optimizer.warmup > 1 and optimizer.warmup != int(optimizer.warmup):
+        raise UserError(f"optimizer.warmup={optimizer.warmup}: from 1 on it counts steps; give a whole number")
+    if config.evaluation.quick is not None and train.eval_rows == 0:
+        raise UserError(
+            "evaluation=quick with train.eval_rows=0: there are no held-out rows to score; "
+            "set train.eval_rows=1 or more, or evaluation=none"
+        )

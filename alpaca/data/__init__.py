@@ -1,0 +1,1 @@
+"""Rows, templates, tokens, masks and the step plan; knows nothing of models."""

@@ -1,0 +1,131 @@
+"""Evaluation `quick`: losses on the held-out rows and greedy answers scored by ROUGE-L, before and after training.
+
+The scores before training depend on weights, data and template only, so they are kept in the cache
+and computed once for all runs that start from the same point.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rouge_score import rouge_scorer
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from alpaca import paths
+from alpaca.config import QuickConfig
+from alpaca.data.encoding import Examples
+from alpaca.data.rows import Row, example_id
+from alpaca.data.templates import Template
+from alpaca.evaluation.decoding import greedy_answers
+from alpaca.evaluation.losses import held_out_losses
+from alpaca.training.batches import Layout
+from alpaca.training.precision import Compute
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows and their examples; `examples.rows` indexes `rows`."""
+
+    rows: list[Row]
+    examples: Examples
+    template: Template
+    tokenizer: PreTrainedTokenizerBase
+
+    def content(self) -> str:
+        """Hash of everything about the data that scores depend on."""
+        parts = (self.examples.tokens.tobytes(), self.examples.offsets.tobytes(), self.template.hash().encode())
+        texts = json.dumps([[row.instruction, row.input, row.output] for row in self.rows]).encode()
+        return hashlib.sha256(b"\0".join((*parts, texts))).hexdigest()
+
+    def response_bytes(self) -> np.ndarray:
+        """(n,) UTF-8 bytes of each example's supervised text: the whole output, or what truncation left of it."""
+        found = []
+        for index in range(len(self.examples)):
+            ids = self.examples.ids(index)
+            text = self.rows[self.examples.rows[index]].output
+            if ids[-1] != self.tokenizer.eos_token_id:
+                text = str(self.tokenizer.decode(ids[self.examples.prompt_lengths[index] :].tolist()))
+            found.append(len(text.encode("utf-8", "replace")))
+        return np.array(found)
+
+
+@dataclass(frozen=True)
+class QuickScores:
+    """Metrics, and one record for each held-out example: id, loss, tokens, output, rougeL."""
+
+    metrics: dict[str, float]
+    examples: list[dict[str, Any]]
+
+
+def quick_scores(
+    model: nn.Module,
+    held_out: HeldOut,
+    config: QuickConfig,
+    *,
+    compute: Compute,
+    layout: Layout,
+    on_answers: Callable[[int], None] = lambda count: None,
+) -> QuickScores:
+    """Score `model` on the held-out rows."""
+    losses = held_out_losses(
+        model,
+        held_out.examples,
+        held_out.response_bytes(),
+        compute=compute,
+        layout=layout,
+    )
+    answered = min(config.generate_rows, len(held_out.examples))
+    answers = greedy_answers(
+        model,
+        held_out.tokenizer,
+        [held_out.examples.prompt(index) for index in range(answered)],
+        compute=compute,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        stop=held_out.template.stop,
+        on_done=on_answers,
+    )
+    records: list[dict[str, Any]] = []
+    for index in range(len(held_out.examples)):
+        row = held_out.rows[held_out.examples.rows[index]]
+        record: dict[str, Any] = {
+            "id": example_id(row),
+            "loss": float(losses.nats[index] / losses.tokens[index]),
+            "tokens": int(losses.tokens[index]),
+        }
+        if index < answered:
+            record |= {"output": answers[index], "rougeL": rouge_l(row.output, answers[index])}
+        records.append(record)
+    metrics = losses.metrics()
+    if answered:
+        metrics["eval/rougeL"] = float(np.mean([record["rougeL"] for record in records[:answered]]))
+    return QuickScores(metrics, records)
+
+
+_SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+
+
+def rouge_l(reference: str, answer: str) -> float:
+    """ROUGE-L F1 (Lin 2004) as `rouge_score` computes it, without stemming."""
+    return float(_SCORER.score(reference, answer)["rougeL"].fmeasure)
+
+
+def cached(key: dict[str, Any], compute_scores: Callable[[], QuickScores]) -> tuple[QuickScores, bool]:
+    """Scores for `key` from the cache, or computed and kept; the flag says whether they were cached.
+
+    `key` names everything the scores depend on. A damaged file counts as absent.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    file = paths.cache_dir() / "scores_before" / f"{name[:32]}.json"
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return QuickScores(stored["metrics"], stored["examples"]), True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    scores = compute_scores()
+    paths.keep_json(file, {"key": key, "metrics": scores.metrics, "examples": scores.examples})
+    return scores, False

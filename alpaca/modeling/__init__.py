@@ -1,0 +1,1 @@
+"""Tokenizer, base model, adapters and packed attention."""

@@ -1,0 +1,74 @@
+"""Where the configuration folders, the shipped data and the cache are, in a checkout and in an installed wheel.
+
+A wheel carries `conf/` and `sweeps/` as `alpaca/conf` and `alpaca/sweeps` (see `setup.cfg`); in a
+checkout or an editable install they are at its top level. Nothing here imports anything heavy.
+"""
+
+import json
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from alpaca.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+PACKAGE_PREFIX = "package:"
+
+
+def conf_dir() -> Path:
+    """The folder of `config.yaml` and its groups."""
+    return _beside_package("conf")
+
+
+def sweeps_dir() -> Path:
+    """The folder of the sweep files, chosen with `sweep=NAME`."""
+    return _beside_package("sweeps")
+
+
+def _beside_package(name: str) -> Path:
+    for folder in (PACKAGE / name, PACKAGE.parent / name):
+        if any(folder.glob("*.yaml")):
+            return folder
+    raise UserError(f"{name}/ is missing beside {PACKAGE}: reinstall alpaca, or run it from its checkout")
+
+
+def cache_dir() -> Path:
+    """Converted models, scores before training and tokenised data: `$ALPACA_CACHE`, else the user's cache folder."""
+    if configured := os.environ.get("ALPACA_CACHE"):
+        return Path(configured).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "alpaca"
+
+
+def packaged_file(reference: str, *, key: str, how_to_install: str = "") -> Path:
+    """The file that `package:MODULE/PATH` names, found without importing the module.
+
+    Raises:
+        UserError: the package is not installed or has no such file; says how to install it.
+    """
+    module, _, relative = reference.removeprefix(PACKAGE_PREFIX).partition("/")
+    try:
+        spec = find_spec(module)
+    except (ModuleNotFoundError, ValueError):  # the package around it is missing, or the name is none
+        spec = None
+    roots = list(spec.submodule_search_locations or []) if spec else []
+    for root in roots:
+        if (path := Path(root) / relative).is_file():
+            return path
+    what = f"package {module!r} has no file {relative!r}" if roots else f"package {module!r} is not installed"
+    raise UserError(f"{key}={reference}: {what}; {how_to_install or f'install {module!r} with pip'}")
+
+
+def keep_json(file: Path, content: Any) -> None:
+    """Write a JSON file of the cache whole or not at all; a cache that cannot be written is no error."""
+    beside = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(dir=file.parent, prefix=".unfinished-")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, default=str)
+        os.replace(beside, file)
+    except OSError:
+        if beside is not None:
+            Path(beside).unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""`python -m alpaca.run [overrides]`: train one run, or many with `-m` or `sweep=NAME`.
+
+The config is composed and checked and the run directory chosen before torch is imported. One run
+trains in this process tree (`launch.py`); in a multirun every job is a child process of its own, so
+that memory, Weights & Biases and a crash stay with the job.
+"""
+
+import contextlib
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from alpaca import cli
+from alpaca.checks import check
+from alpaca.config import Config
+from alpaca.errors import UserError
+from alpaca.help import text as help_text
+from alpaca.signature import signature
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    if {"--help", "-h"} & set(sys.argv[1:] if argv is None else argv):
+        print(help_text(), end="")
+        return 0
+    started = time.strftime("%Y%m%d-%H%M%S")
+    OmegaConf.register_new_resolver(
+        "run_dir", lambda *, _root_: str(run_directory(_checked(_root_), started)), replace=True
+    )
+    OmegaConf.register_new_resolver("sweep_dir", lambda *, _root_: str(_sweep_directory(_root_)), replace=True)
+    failures: list[int] = []
+
+    def job(composed: DictConfig) -> None:
+        hydra = HydraConfig.get()
+        overrides = list(hydra.overrides.task)
+        if hydra.mode == RunMode.MULTIRUN:
+            place = Path(hydra.runtime.output_dir)
+            with contextlib.suppress(OSError):
+                place.rmdir()  # Hydra numbers its folders; ours say what differs
+            try:
+                failures.append(_child(_checked(composed), overrides, place.parent, hydra.job.num))
+            except UserError as error:  # this job cannot run, others may
+                failures.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
+            return
+        config = _checked(composed)
+        from alpaca.launch import launch
+
+        folder = Path(hydra.runtime.output_dir)
+        try:
+            failures.append(launch(config, folder, overrides))
+        except UserError:
+            if started in folder.name:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
+            raise
+
+    status = cli.main(job, argv)
+    if status:
+        return status
+    if len(failures) > 1 and any(failures):
+        return cli.fail(f"{sum(map(bool, failures))} of {len(failures)} runs did not finish", 1)
+    return max(failures, default=0)
+
+
+def run_directory(config: Config, started: str) -> Path:
+    """`output_dir` if given, else `outputs/<name>/<time>-<signature>`."""
+    if config.output_dir:
+        return Path(config.output_dir).expanduser()
+    return Path("outputs") / config.name / f"{started}-{signature(config)}"
+
+
+def _sweep_directory(root: DictConfig) -> Path:
+    return Path(root.output_dir or Path("outputs") / "sweeps" / root.name)
+
+
+def _checked(composed: DictConfig) -> Config:
+    config = cli.typed(composed)
+    check(config)
+    return config
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.,=+-]", "_", text)[:120]
+
+
+def _child(config: Config, overrides: list[str], sweep: Path, number: int) -> int:
+    """Train one job of a multirun in a process of its own; returns its exit status."""
+    same = cli.unswept_keys(sys.argv[1:])
+    differs = ",".join(part for part in overrides if part.partition("=")[0] not in same) or "defaults"
+    folder = sweep / f"{_file_name(differs)}-{signature(config)}"
+    print(f"job {number}: {' '.join(overrides)}\n  -> {folder}", flush=True)
+    given = [part for part in overrides if not part.startswith("output_dir=")]
+    mode = ["hydra.mode=RUN", "output_dir='{}'".format(str(folder).replace("'", "\\'"))]
+    searched = [item.path for item in HydraConfig.get().runtime.config_sources if item.provider == "command-line"]
+    own = ["--config-dir", searched[0]] if searched else []
+    status = subprocess.run([sys.executable, "-m", "alpaca.run", *own, *given, *mode], check=False).returncode
+    if status in (cli.INTERRUPTED, -2):
+        raise KeyboardInterrupt
+    if status:
+        print(f"job {number} ended with status {status}: {folder}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

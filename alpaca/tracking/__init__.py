@@ -1,0 +1,1 @@
+"""The run directory, the console record and Weights & Biases."""

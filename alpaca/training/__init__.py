@@ -1,0 +1,1 @@
+"""What a rank does: the Trainer subclass, metering and the worker."""

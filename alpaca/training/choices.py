@@ -1,0 +1,124 @@
+"""What a run chooses by itself, by written rules; recorded in `env.json` under `automatic`.
+
+* `micro_batch_tokens` on a CPU: 4,096, or `train.max_length` where that is longer. Below about 2,000 tokens
+  matrix products lose speed, above 8,192 activations leave the caches for nothing. On a GPU the largest
+  power of two from 4,096 to 65,536 whose forward and backward leave 15 % of the memory free beside the
+  optimizer's state, found by trying; where 4,096 is too much, half as often as needed down to the longest example.
+* `share_prefix`: on wherever it is exact, that is without dropout, with packing, and with prompts that
+  carry no labels. A shared token costs a gathered key in attention and saves every other operation on it;
+  on Alpaca rows about a quarter of all tokens need not be executed.
+* `attention`: variable-length kernels on a GPU in bf16 or fp16, matrix products per segment otherwise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from alpaca.config import AdapterConfig, TrainConfig
+from alpaca.data.steps import token_budget
+from alpaca.errors import UserError
+from alpaca.modeling.layers import dropout_settings
+from alpaca.training.batches import Layout
+
+LARGEST_PROBED = 1 << 16
+FREE_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The layout of micro-batches and, in words, why it is so."""
+
+    layout: Layout
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def recorded(self) -> dict[str, Any]:
+        """For `env.json`."""
+        return {**vars(self.layout), "reasons": self.reasons}
+
+
+def choose_layout(train: TrainConfig, adapter: AdapterConfig, model: Any, *, max_length: int) -> Choices:
+    """The layout for `model`, by the rules above; micro-batch tokens as on a CPU.
+
+    Raises:
+        UserError: the model cannot be packed and `train.packing` is on; or sharing is forced where it is inexact.
+    """
+    packed = train.packing == "on"
+    if packed and (reason := not_packable(model, max_length)):
+        raise UserError(
+            f"train.packing=on: {type(_inner(model)).__name__} {reason}; set train.packing=off (padded rows, slower)"
+        )
+    inexact = _why_not_shared(train, adapter, model)
+    if train.share_prefix == "on" and inexact:
+        raise UserError(f"train.share_prefix=on: {inexact}, so sharing would not be exact; set train.share_prefix=auto")
+    shared = train.share_prefix != "off" and not inexact
+    reasons = {"share_prefix": inexact or ("as set" if train.share_prefix != "auto" else "exact here")}
+    return Choices(Layout(token_budget(train.micro_batch_tokens, max_length), packed, shared), reasons)
+
+
+def not_packable(model: Any, max_length: int) -> str | None:
+    """Why the model's attention cannot run over segments, or None if it can."""
+    inner = _inner(model)
+    config = inner.config.get_text_config()
+    if not getattr(inner, "_supports_attention_backend", False):
+        return "does not use transformers' attention interface"
+    if getattr(inner, "_is_stateful", False):
+        return "carries state from token to token"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and window < max_length:
+        return f"has a sliding window of {window} tokens, shorter than train.max_length={max_length}"
+    chunk = getattr(config, "attention_chunk_size", None)
+    if chunk is not None and chunk < max_length:
+        return f"attends in chunks of {chunk} tokens, shorter than train.max_length={max_length}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "caps attention scores"
+    if any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in inner.named_parameters()):
+        return "uses attention sinks"
+    for name in ("attention_dropout", "attn_pdrop"):
+        if getattr(config, name, 0.0):
+            return f"drops attention weights ({name}={getattr(config, name)})"
+    return None
+
+
+def _why_not_shared(train: TrainConfig, adapter: AdapterConfig, model: Any) -> str:
+    if train.packing == "off":
+        return "train.packing=off pads rows"
+    if train.train_on_prompt:
+        return "prompts carry labels (train.train_on_prompt)"
+    if adapter.kind != "full" and adapter.dropout:
+        return f"adapter.dropout={adapter.dropout:g} draws anew for each token"
+    if dropout_settings(model):
+        return "the model has dropout"
+    return ""
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def largest_that_fits(fits: Callable[[int], bool], start: int, least: int) -> int:
+    """The largest `start` x 2^k, k negative too, up to 65,536, for which `fits` holds; `least` where none does."""
+    tokens = start
+    if fits(tokens):
+        while tokens * 2 <= LARGEST_PROBED and fits(tokens * 2):
+            tokens *= 2
+        return tokens
+    while (tokens := tokens // 2) > least:
+        if fits(tokens):
+            return tokens
+    return least
+
+
+def fits_on_gpu(run_micro_batch: Callable[[int], None], tokens: int, later: int = 0) -> bool:
+    """Whether a forward and backward of `tokens`, and `later` bytes beside it, leave the free share of memory."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        run_micro_batch(tokens)
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    return bool(torch.cuda.max_memory_reserved() + later <= (1 - FREE_SHARE) * total)

@@ -1,0 +1,91 @@
+"""Throughput, memory and time of the steps between two log lines, and totals over the run."""
+
+import resource
+import sys
+import time
+
+import torch
+
+from alpaca.training.batches import Step
+from alpaca.training.flops import ModelFlops
+
+
+class Meter:
+    """Counts what `observe` sees and turns it into `perf/` metrics at each log line; costs microseconds a step."""
+
+    def __init__(self, device: torch.device, flops: ModelFlops, peak_tflops: float | None):
+        self.device, self.flops, self.peak_tflops = device, flops, peak_tflops
+        self.examples = self.logical = self.supervised = self.executed = 0
+        self.started = self._since = self._ended = time.perf_counter()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._steps = self._logical = self._executed = self._supervised = self._padding = 0
+        self._operations = self._waited = 0.0
+
+    def start(self) -> None:
+        """Begin timing; the first step starts now."""
+        self.started = self._since = time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def stop(self) -> None:
+        """The last step is done."""
+        self._ended = time.perf_counter()
+
+    def waited(self, seconds: float) -> None:
+        """Time spent on getting a step's micro-batches ready."""
+        self._waited += seconds
+
+    def observe(self, step: Step) -> None:
+        """Count one step whose backward passes are done."""
+        executed = sum(batch.executed for batch in step.micro_batches)
+        self._steps += 1
+        self._logical += step.logical
+        self._executed += executed
+        self._supervised += step.supervised
+        self._padding += sum(int((~batch.mask).sum()) for batch in step.micro_batches if batch.mask is not None)
+        self._operations += sum(self.flops.training_step(batch) for batch in step.micro_batches)
+        self.examples += step.examples
+        self.logical += step.logical
+        self.supervised += step.supervised
+        self.executed += executed
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics since the last call. Logical and supervised tokens are of all ranks, executed ones of this rank.
+
+        `perf/packing` is the share of executed tokens that are no padding, `perf/sharing` executed over
+        logical tokens of a run on one rank, `perf/data_wait` the share of time spent on making batches.
+        """
+        now = time.perf_counter()
+        elapsed, steps = now - self._since, max(1, self._steps)
+        tflops = self._operations / elapsed / 1e12
+        found = {
+            "perf/logical_tokens_per_s": self._logical / elapsed,
+            "perf/executed_tokens_per_s": self._executed / elapsed,
+            "perf/supervised_tokens_per_s": self._supervised / elapsed,
+            "perf/model_tflops": tflops,
+            "perf/packing": 1 - self._padding / max(1, self._executed),
+            "perf/sharing": self._executed / max(1, self._logical),
+            "perf/data_wait": self._waited / elapsed,
+            "perf/step_time_s": elapsed / steps,
+            "perf/peak_memory_gib": peak_memory_gib(self.device),
+        }
+        if self.peak_tflops is not None:
+            found["perf/mfu"] = tflops / self.peak_tflops
+        self._since = now
+        self._clear()
+        return found
+
+    @property
+    def train_time_s(self) -> float:
+        """Seconds from `start` to `stop`."""
+        return max(self._ended - self.started, 1e-9)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """GiB: allocated on the accelerator since training began, or resident in this process since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

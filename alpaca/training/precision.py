@@ -1,0 +1,57 @@
+"""Device and compute precision of a run, and the rules by which they are chosen."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from alpaca.errors import UserError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in which precision a run computes.
+
+    Attributes:
+        device: one accelerator, or the CPU.
+        precision: `bf16` or `fp16` (matrix products in it, trained weights and optimizer state in fp32) or `fp32`.
+    """
+
+    device: torch.device
+    precision: str
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Storage of weights that are not trained."""
+        return _DTYPES[self.precision]
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which a forward runs."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+
+def choose(precision: str) -> Compute:
+    """The device there is, and `precision` or, for `auto`, bf16 where the device does it well.
+
+    On a CPU that means instructions for bf16 matrix products (AVX512-BF16 or AMX): without them bf16 is
+    emulated and slower than fp32. On a GPU it means native bf16 (compute capability 8.0 and up).
+
+    Raises:
+        UserError: bf16 was asked for and the GPU has none, or fp16 on a CPU.
+    """
+    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+    if precision == "bf16" and device.type == "cuda" and not native:
+        raise UserError("train.precision=bf16: this GPU has no native bf16; set train.precision=fp16 or fp32")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision=fp16: needs a GPU (loss scaling); set train.precision=bf16 or fp32")
+    return Compute(device, ("bf16" if native else "fp32") if precision == "auto" else precision)
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,257 @@
+"""What a rank does: load rows and model, train, score, save. Rank 0 writes the run directory.
+
+Order of a run: rows and split, tokens and mask, step plan, model and adapter, scores before, training,
+scores after, result, summary. Everything a user can get wrong in the data is found before weights load.
+"""
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.markup import escape
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from alpaca.config import Config
+from alpaca.data import preparation
+from alpaca.data.encoding import Examples
+from alpaca.data.steps import StepPlan
+from alpaca.data.templates import Template
+from alpaca.errors import UserError
+from alpaca.evaluation.quick import HeldOut, QuickScores
+from alpaca.modeling import attention
+from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
+from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
+from alpaca.modeling.layers import checkpoint_activations, compile_layers
+from alpaca.modeling.tokenizer import template_for, text_encoder
+from alpaca.tracking.run_directory import FINISHED, RunDirectory, write_text
+from alpaca.tracking.terminal import Terminal
+from alpaca.tracking.wandb_run import WandbRun
+from alpaca.training.batches import label_tensors, model_inputs
+from alpaca.training.choices import Choices, choose_layout, fits_on_gpu, largest_that_fits
+from alpaca.training.loop import Session, train
+from alpaca.training.loss import supervised_loss
+from alpaca.training.metering import Meter, peak_memory_gib
+from alpaca.training.precision import Compute
+from alpaca.training.saving import save_model, save_probe
+from alpaca.training.scoring import log_scores, save_predictions, score, score_before
+from alpaca.training.self_check import self_check
+
+STATE_BYTES = {"fp32": 8, "bf16": 4}  # of the optimizer for each trained weight: two moments
+FEW_STEPS = 10  # below this a schedule with warm-up is hardly a schedule
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows turned into examples, and the plan over them."""
+
+    train: Examples
+    held_out: HeldOut | None
+    template: Template
+    plan: StepPlan
+    facts: dict[str, Any]
+
+
+def run(config: Config, mark: str, compute: Compute, directory: RunDirectory, terminal: Terminal) -> dict[str, Any]:
+    """Train one run, whose signature is `mark`, to its summary.
+
+    Raises:
+        UserError: bad data or a setting that this model or device cannot have.
+        RunFailed: it cannot finish.
+    """
+    quiet_libraries()
+    attention.register()
+    tokenizer = load_tokenizer(config.model)
+    prepared = prepare(config, tokenizer, terminal)
+    directory.write_json("data.json", prepared.facts)
+    model = build_model(config, tokenizer, compute)
+    choices = choose(config, compute, model, prepared.train)
+    directory.write_environment(
+        device=str(compute.device), precision=compute.precision, world_size=1, choices=choices.recorded()
+    )
+    trained, total = trained_parameters(model)
+    _announce(config, prepared, choices, compute, trained, total, terminal)
+    if config.train.self_check:
+        checked = self_check(model, prepared.train, choices.layout, compute)
+        terminal.print(
+            f"[bold]check[/]  {checked.rows} rows together and one at a time: loss differs by {checked.loss:.0e}, "
+            f"gradient by {checked.gradient:.0e} (relative)"
+        )
+    facts = {"signature": mark, "data": prepared.facts, "trained_parameters": trained}
+    session = Session(config, compute, directory, terminal, WandbRun(config, directory.path, facts, terminal.warn))
+    try:
+        summary = {"signature": mark, **_train_and_score(session, prepared, choices, model, tokenizer)}
+        summary["trained_parameters"], summary["parameters"] = trained, total
+        directory.finish(FINISHED, summary)
+    except BaseException:
+        session.tracker.finish(1, {})
+        raise
+    session.tracker.finish(0, {"status": FINISHED, **summary})
+    return summary
+
+
+def quiet_libraries() -> None:
+    """Libraries' progress bars and notices belong in no user's terminal; errors still come through."""
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|peft\.|accelerate\.")
+
+
+def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Terminal) -> Prepared:
+    """Rows to examples and plan; prints and returns what was used, dropped and truncated."""
+    train = config.train
+    template = template_for(tokenizer, config.template)
+    data = preparation.prepare(config, template, text_encoder(tokenizer))
+    facts = data.facts
+    terminal.print(
+        f"[bold]data[/]   {escape(data.source.name)}: {facts['rows_in']:,} rows, {len(data.train):,} trained, "
+        f"{facts['rows_evaluated']:,} held out, {sum(facts['rows_dropped'].values()):,} left out, "
+        f"{facts['rows_truncated']:,} truncated; licence {escape(facts['license'])}"
+    )
+    for reason, count in facts["rows_dropped"].items():
+        terminal.print(f"       left out: {count:,} {reason}")
+    for warning in data.warnings:
+        terminal.warn(warning)
+    plan = StepPlan(len(data.train), train.seed, train.epochs, train.global_batch_size, train.max_steps)
+    held_out = HeldOut(data.held_out_rows, data.held_out, template, tokenizer) if data.held_out else None
+    return Prepared(data.train, held_out, template, plan, facts)
+
+
+def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> nn.Module:
+    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32."""
+    stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
+    dtype = torch.float32 if config.adapter.kind == FULL else stored
+    base = load_model(config.model, tokenizer, seed=config.train.seed, dtype=dtype, device=compute.device)
+    if config.train.packing == "on":
+        chosen = config.model.attention
+        varlen_works = compute.device.type == "cuda" and compute.precision != "fp32"
+        if chosen == "auto":
+            chosen = "varlen" if varlen_works else "segment"
+        if chosen == "varlen" and not varlen_works:
+            raise UserError(
+                f"model.attention=varlen: its kernel needs a GPU and bf16 or fp16, here it is {compute.precision} on "
+                f"{compute.device}; set model.attention=auto"
+            )
+        base.set_attn_implementation(attention.VARLEN if chosen == "varlen" else attention.SEGMENT)
+    checkpoint_activations(base, config.train.activation_checkpointing)
+    model = add_adapter(base, config.adapter, seed=config.train.seed)
+    if config.train.compile:
+        compile_layers(model)
+    return model
+
+
+def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples) -> Choices:
+    """The layout of micro-batches; on a GPU their size is found by trying unless it is set."""
+    choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
+    if config.train.micro_batch_tokens is not None or compute.device.type != "cuda":
+        return choices
+    layout = choices.layout
+    longest = int(examples.lengths.argmax())
+
+    def run_micro_batch(tokens: int) -> None:
+        rows = [longest] * max(1, tokens // int(examples.lengths[longest]))
+        batch = replace(layout, share_prefix=False).lay_out(examples, rows)
+        model.train()
+        try:
+            with compute.autocast():
+                summed = supervised_loss(
+                    model, model_inputs(batch, compute.device), *label_tensors(batch, compute.device)
+                )
+            (summed / len(batch.labels)).backward()
+        finally:
+            model.zero_grad(set_to_none=True)
+
+    state = trained_parameters(model)[0] * STATE_BYTES[config.optimizer.state_precision]
+    found = largest_that_fits(
+        lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
+    )
+    return Choices(
+        replace(layout, micro_batch_tokens=found), {**choices.reasons, "micro_batch_tokens": "largest that fits"}
+    )
+
+
+def _announce(
+    config: Config,
+    prepared: Prepared,
+    choices: Choices,
+    compute: Compute,
+    trained: int,
+    total: int,
+    terminal: Terminal,
+) -> None:
+    plan, facts, layout = prepared.plan, prepared.facts, choices.layout
+    what = escape(f"{config.model.name}, adapter {config.adapter.name}")
+    terminal.print(
+        f"[bold]model[/]  {what}: {trained:,} of {total:,} parameters trained ({trained / total:.2%}); "
+        f"{compute.precision} on {compute.device}; licence {escape(config.model.license)}"
+    )
+    shared = "shared prefixes" if layout.share_prefix else f"no shared prefixes: {choices.reasons['share_prefix']}"
+    terminal.print(
+        f"[bold]plan[/]   {plan.steps:,} steps of {plan.global_batch_size} examples, {config.train.epochs:g} epochs, "
+        f"{facts['logical_tokens']:,} tokens an epoch ({facts['supervised_tokens'] / facts['logical_tokens']:.0%} "
+        f"supervised), micro-batches of {layout.micro_batch_tokens:,} tokens, {shared}"
+    )
+    if plan.steps < FEW_STEPS:
+        terminal.warn(
+            f"only {plan.steps} optimizer steps: lower train.global_batch_size or raise train.epochs "
+            "for a result that means something"
+        )
+
+
+def _train_and_score(
+    session: Session, prepared: Prepared, choices: Choices, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    config, directory, plan, layout = session.config, session.directory, prepared.plan, choices.layout
+    quick, held_out = config.evaluation.quick, prepared.held_out
+    before = after = None
+    if quick is not None and held_out is not None:
+        before = score_before(session, quick, held_out, model, layout)
+        log_scores(session, 0, 0.0, before)
+    meter = train(session, model, prepared.train, plan, layout)
+    if quick is not None and held_out is not None:
+        after = score(session, quick, held_out, model, layout, "scoring after")
+        log_scores(session, plan.steps, plan.epoch_after(plan.steps), after)
+    folder = directory.path / "model"
+    template = prepared.template.settings()
+    save_model(model, tokenizer, folder, template, lambda path, content: write_text(path, json.dumps(content)))
+    save_probe(model, prepared.train.prompt(0), directory.path / "probe.safetensors")
+    if before is not None and after is not None and held_out is not None:
+        save_predictions(session, held_out, before, after)
+    lineage = prepared.facts["lineage"]
+    tracker = session.tracker
+    tracker.log_artifact(f"data-{config.data_source.name}", "dataset", directory.path / "data.json", prepared.facts)
+    if config.adapter.kind != FULL:
+        tracker.log_artifact(f"model-{directory.path.name}", "model", folder, {**lineage, "base": config.model.weights})
+    return _summary(config, prepared, meter, session.compute, before, after, str(folder))
+
+
+def _summary(
+    config: Config,
+    prepared: Prepared,
+    meter: Meter,
+    compute: Compute,
+    before: QuickScores | None,
+    after: QuickScores | None,
+    model_path: str,
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "steps": prepared.plan.steps,
+        "examples": meter.examples,
+        "logical_tokens": meter.logical,
+        "supervised_tokens": meter.supervised,
+    }
+    if before is not None:
+        summary |= {f"{name}_before": value for name, value in before.metrics.items()}
+    if after is not None:
+        summary |= after.metrics
+    return summary | {
+        "perf/logical_tokens_per_s": meter.logical / meter.train_time_s,
+        "perf/peak_memory_gib": peak_memory_gib(compute.device),
+        "model_path": model_path,
+    }

@@ -1,0 +1,69 @@
+"""The result loads with plain transformers or peft in a fresh process and gives the logits the run ended with."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import Outcome, alpaca_run
+
+RELOAD = """
+import sys, torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+run, kind = sys.argv[1:]
+probe = load_file(f"{run}/probe.safetensors")
+if kind == "lora":
+    from peft import AutoPeftModelForCausalLM as AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(f"{run}/model", dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(f"{run}/model")
+with torch.no_grad():
+    logits = model(input_ids=probe["input_ids"]).logits[0, -1]
+assert "alpaca" not in sys.modules
+print("difference", float((logits - probe["logits"]).abs().max()))
+print("prompt", repr(tokenizer.decode(probe["input_ids"][0]))[-14:])
+"""
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_saved_model_gives_the_runs_logits_in_a_fresh_process(request: pytest.FixtureRequest, kind: str):
+    outcome: Outcome = request.getfixturevalue("finished" if kind == "full" else "finished_lora")
+    done = subprocess.run(
+        [sys.executable, "-c", RELOAD, str(outcome.directory), kind], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split("difference")[1].split()[0]) < 1e-5
+    assert "### Response:" in done.stdout
+
+
+def test_the_template_lies_beside_the_weights(finished: Outcome):
+    template = json.loads((finished.directory / "model" / "template.json").read_text())
+    assert template["name"] == "alpaca"
+    assert "{instruction}" in template["prompt_with_input"]
+    assert len(template["hash"]) == 64
+
+
+def test_an_adapter_run_saves_the_adapter_alone(finished_lora: Outcome):
+    names = {file.name for file in (finished_lora.directory / "model").iterdir()}
+    assert "adapter_model.safetensors" in names
+    assert "model.safetensors" not in names
+    assert finished_lora.summary["trained_parameters"] < finished_lora.summary["parameters"] / 5
+
+
+def test_an_adapter_that_learned_nothing_is_no_result(workplace: Path):
+    outcome = alpaca_run(
+        workplace,
+        "model=tiny",
+        "data_source=json",
+        "data_source.path=rows.json",
+        "tracker=disabled",
+        "evaluation=none",
+        "adapter=lora",
+        "optimizer.lr=1e-45",
+        "train.eval_rows=0",
+        "train.max_steps=1",
+    )
+    assert (outcome.status, outcome.summary["status"]) == (1, "failed")
+    assert "did not learn" in outcome.err
+    assert not (outcome.directory / "model").exists()
