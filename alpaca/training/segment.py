@@ -26,7 +26,9 @@ class Segment:
         self.session, self.model, self.steps, self.held_out = session, model, steps, held_out
         self._signature, self._settings = signature, training_settings(config)
         self.checkpoints = Checkpoints(session.directory.path / "checkpoints", session.world, compute.device)
-        self.meter = Meter(compute.device, ModelFlops.of(without_wrapper(model)), peak_tflops(compute.device, compute.precision))
+        self.meter = Meter(
+            compute.device, ModelFlops.of(without_wrapper(model)), peak_tflops(compute.device, compute.precision)
+        )
         optimizer = build_optimizer(model, config.optimizer, peak_learning_rate(config.optimizer, config.adapter))
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
