@@ -168,6 +168,21 @@ class AdapterConfig:
     dropout: float = setting(0.0, TRAINING, "Dropout before the LoRA A matrices", at_least=0, at_most=0.95)
     targets: list[str] = setting([], TRAINING, "Names of the layers that get LoRA; empty means every linear layer.")
     default_lr: float = setting(2e-5, TRAINING, "Peak learning rate where optimizer.lr is null", above=0)
+    b_lr_ratio: float = setting(
+        1.0, TRAINING, "LoRA+: the learning rate of the B matrices is this many times that of A", above=0
+    )
+    use_dora: bool = setting(False, TRAINING, "DoRA: a trained magnitude for each output beside the low-rank update.")
+    use_rslora: bool = setting(False, TRAINING, "rsLoRA: updates are scaled by alpha / sqrt(rank).")
+    init: str = setting(
+        "default",
+        TRAINING,
+        "First A and B: default (uniform A, B zero), gaussian (normal A, B zero), pissa (principal singular "
+        "vectors, taken out of the base).",
+        choices=("default", "gaussian", "pissa"),
+    )
+    bits: int | None = setting(None, TRAINING, "Frozen linear layers in 4 or 8 bits; null leaves them as they are.")
+    quant_type: str = setting("nf4", TRAINING, "Code of 4-bit weights.", choices=("nf4", "fp4"))
+    double_quant: bool = setting(True, TRAINING, "Quantise the scales of 4-bit weights too: 0.37 bits a weight less.")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch import nn
 
 from alpaca.config import AdapterConfig
 from alpaca.errors import UserError
+from alpaca.modeling.quantised import logical_size
 
 FULL = "full"
 
@@ -47,6 +48,9 @@ def add_adapter(model: nn.Module, config: AdapterConfig, *, seed: int) -> nn.Mod
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=list(config.targets) or known,
+            use_dora=config.use_dora,
+            use_rslora=config.use_rslora,
+            init_lora_weights=True if config.init == "default" else config.init,
             task_type="CAUSAL_LM",
         ),
         autocast_adapter_dtype=True,
@@ -60,7 +64,7 @@ def add_adapter(model: nn.Module, config: AdapterConfig, *, seed: int) -> nn.Mod
 def trained_parameters(model: nn.Module) -> tuple[int, int]:
     """Number of trained parameters and of all parameters."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return trained, sum(parameter.numel() for parameter in model.parameters())
+    return trained, sum(logical_size(parameter) for parameter in model.parameters())
 
 
 @contextlib.contextmanager

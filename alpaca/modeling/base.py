@@ -1,4 +1,4 @@
-"""The base model: from the hub, a folder, an embedded GGUF, or random from its architecture's sizes."""
+"""The base model: from the hub, a folder, an embedded GGUF, or random from sizes; linear layers quantised or not."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from alpaca import paths
 from alpaca.config import ModelConfig
 from alpaca.errors import UserError
 from alpaca.modeling.embedded import converted_folder
+from alpaca.modeling.quantised import made_exact, quantise
 from alpaca.modeling.tokenizer import tokenizer_of
 from alpaca.signature import RANDOM
 
@@ -35,8 +36,11 @@ def load_model(
     seed: int,
     dtype: torch.dtype,
     device: torch.device,
+    quantisation: Any = None,
 ) -> PreTrainedModel:
     """The model on `device`, its weights stored in `dtype`; `seed` draws random ones.
+
+    `quantisation` is a `BitsAndBytesConfig`: linear layers are stored as it says, the rest in `dtype`.
 
     Raises:
         UserError: no network for a hub id, an unknown id, a folder without safetensors.
@@ -45,12 +49,25 @@ def load_model(
     try:
         if weights == RANDOM:
             model = random_model(config.architecture, tokenizer, seed=seed, dtype=dtype, device=device)
+            if quantisation is not None:
+                quantise(model, quantisation)
+        elif quantisation is not None:
+            model = AutoModelForCausalLM.from_pretrained(
+                weights,
+                revision=config.revision,
+                dtype=dtype,
+                use_safetensors=True,
+                quantization_config=quantisation,
+                device_map={"": device},
+            )
         else:
             model = AutoModelForCausalLM.from_pretrained(
                 weights, revision=config.revision, dtype=dtype, use_safetensors=True
             ).to(device)
     except (OSError, ValueError) as error:
         raise UserError(_not_loaded(config, error)) from None
+    if quantisation is not None:
+        made_exact(model)
     return model
 
 

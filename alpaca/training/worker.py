@@ -26,6 +26,7 @@ from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
 from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
 from alpaca.modeling.layers import checkpoint_activations, compile_layers
+from alpaca.modeling.quantised import quantisation
 from alpaca.modeling.tokenizer import template_for, text_encoder
 from alpaca.tracking.run_directory import FINISHED, RunDirectory, write_text
 from alpaca.tracking.terminal import Terminal
@@ -127,7 +128,14 @@ def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Com
     """The base model with the adapter on it and the attention of its layout set; trained weights are fp32."""
     stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
     dtype = torch.float32 if config.adapter.kind == FULL else stored
-    base = load_model(config.model, tokenizer, seed=config.train.seed, dtype=dtype, device=compute.device)
+    base = load_model(
+        config.model,
+        tokenizer,
+        seed=config.train.seed,
+        dtype=dtype,
+        device=compute.device,
+        quantisation=quantisation(config.adapter, compute.frozen_dtype),
+    )
     if config.train.packing == "on":
         chosen = config.model.attention
         varlen_works = compute.device.type == "cuda" and compute.precision != "fp32"
