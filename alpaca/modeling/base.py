@@ -1,5 +1,6 @@
 """The base model: from the hub, a folder, an embedded GGUF, or random from sizes; linear layers quantised or not."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     quantisation: Any = None,
+    on_drawn: Callable[[PreTrainedModel], None] = lambda model: None,
 ) -> PreTrainedModel:
     """The model on `device`, its weights stored in `dtype`; `seed` draws random ones.
 
     `quantisation` is a `BitsAndBytesConfig`: linear layers are stored as it says, the rest in `dtype`.
+    `on_drawn` is given random weights as they were drawn, before they are quantised.
 
     Raises:
         UserError: no network for a hub id, an unknown id, a folder without safetensors.
@@ -49,6 +52,7 @@ def load_model(
     try:
         if weights == RANDOM:
             model = random_model(config.architecture, tokenizer, seed=seed, dtype=dtype, device=device)
+            on_drawn(model)
             if quantisation is not None:
                 quantise(model, quantisation)
         elif quantisation is not None:

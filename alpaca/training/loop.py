@@ -17,6 +17,7 @@ from alpaca.training.flops import ModelFlops, peak_tflops
 from alpaca.training.metering import Meter
 from alpaca.training.optimizers import build_optimizer, learning_rate_factor, peak_learning_rate
 from alpaca.training.precision import Compute
+from alpaca.training.schedule_free import settle
 from alpaca.training.trainer import AlpacaTrainer
 
 
@@ -66,8 +67,12 @@ def train(session: Session, model: nn.Module, examples: Examples, plan: StepPlan
             arguments=training_arguments(config, compute, str(session.directory.path / "checkpoints"), plan.steps),
             steps=Steps(examples, plan, layout),
             compute=compute,
-            optimizer=lambda wrapped: build_optimizer(wrapped, config.optimizer, rate),
-            learning_rate_factor=learning_rate_factor(config.optimizer.schedule, config.optimizer.warmup, plan.steps),
+            optimizer=lambda wrapped: build_optimizer(
+                wrapped, config.optimizer, rate, b_lr_ratio=config.adapter.b_lr_ratio
+            ),
+            learning_rate_factor=learning_rate_factor(
+                config.optimizer.schedule, config.optimizer.warmup, plan.steps, config.optimizer.decay_share
+            ),
             meter=meter,
             on_metrics=on_metrics,
             callbacks=[LogLastStep()],
@@ -75,6 +80,7 @@ def train(session: Session, model: nn.Module, examples: Examples, plan: StepPlan
         meter.start()
         trainer.train()
         meter.stop()
+        settle(trainer.optimizer)
     return meter
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from alpaca.training.loop import Session, train
 from alpaca.training.loss import supervised_loss
 from alpaca.training.metering import Meter, peak_memory_gib
 from alpaca.training.precision import Compute
-from alpaca.training.saving import save_model, save_probe
+from alpaca.training.saving import keep_drawn_base, save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before
 from alpaca.training.self_check import self_check
 
@@ -68,7 +69,7 @@ def run(config: Config, mark: str, compute: Compute, directory: RunDirectory, te
     tokenizer = load_tokenizer(config.model)
     prepared = prepare(config, tokenizer, terminal)
     directory.write_json("data.json", prepared.facts)
-    model = build_model(config, tokenizer, compute)
+    model = build_model(config, tokenizer, compute, directory.path)
     choices = choose(config, compute, model, prepared.train)
     directory.write_environment(
         device=str(compute.device), precision=compute.precision, world_size=1, choices=choices.recorded()
@@ -124,8 +125,13 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Termin
     return Prepared(data.train, held_out, template, plan, facts)
 
 
-def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> nn.Module:
-    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32."""
+def build_model(
+    config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute, run: Path | None = None
+) -> nn.Module:
+    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32.
+
+    A random base of an adapter is kept in the run directory `run`, for the result to be loadable.
+    """
     stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
     dtype = torch.float32 if config.adapter.kind == FULL else stored
     base = load_model(
@@ -135,6 +141,9 @@ def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Com
         dtype=dtype,
         device=compute.device,
         quantisation=quantisation(config.adapter, compute.frozen_dtype),
+        on_drawn=lambda drawn: (
+            keep_drawn_base(drawn, tokenizer, run) if run is not None and config.adapter.kind != FULL else None
+        ),
     )
     if config.train.packing == "on":
         chosen = config.model.attention
