@@ -22,6 +22,7 @@ from alpaca.config import Config
 from alpaca.errors import UserError
 from alpaca.help import text as help_text
 from alpaca.signature import signature
+from alpaca.tracking.run_directory import FINISHED, status, unfinished
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,19 +61,28 @@ def main(argv: list[str] | None = None) -> int:
                     folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
             raise
 
-    status = cli.main(job, argv)
-    if status:
-        return status
+    ended = cli.main(job, argv)
+    if ended:
+        return ended
     if len(failures) > 1 and any(failures):
         return cli.fail(f"{sum(map(bool, failures))} of {len(failures)} runs did not finish", 1)
     return max(failures, default=0)
 
 
 def run_directory(config: Config, started: str) -> Path:
-    """`output_dir` if given, else `outputs/<name>/<time>-<signature>`."""
+    """Where the run is written.
+
+    The folder of `train.resume`, or `output_dir`, or with `train.resume=auto` the newest unfinished run of the same
+    signature, else a new `outputs/<name>/<time>-<signature>`.
+    """
+    if config.train.resume not in ("auto", "never"):
+        return Path(config.train.resume).expanduser()
     if config.output_dir:
         return Path(config.output_dir).expanduser()
-    return Path("outputs") / config.name / f"{started}-{signature(config)}"
+    mark, folder = signature(config), Path("outputs") / config.name
+    if config.train.resume == "auto" and (found := unfinished(folder, mark)) is not None:
+        return found
+    return folder / f"{started}-{mark}"
 
 
 def _sweep_directory(root: DictConfig) -> Path:
@@ -95,16 +105,19 @@ def _child(config: Config, overrides: list[str], sweep: Path, number: int) -> in
     differs = ",".join(part for part in overrides if part.partition("=")[0] not in same) or "defaults"
     folder = sweep / f"{_file_name(differs)}-{signature(config)}"
     print(f"job {number}: {' '.join(overrides)}\n  -> {folder}", flush=True)
+    if status(folder) == FINISHED:
+        print("  finished already, skipped", flush=True)
+        return 0
     given = [part for part in overrides if not part.startswith("output_dir=")]
     mode = ["hydra.mode=RUN", "output_dir='{}'".format(str(folder).replace("'", "\\'"))]
     searched = [item.path for item in HydraConfig.get().runtime.config_sources if item.provider == "command-line"]
     own = ["--config-dir", searched[0]] if searched else []
-    status = subprocess.run([sys.executable, "-m", "alpaca.run", *own, *given, *mode], check=False).returncode
-    if status in (cli.INTERRUPTED, -2):
+    ended = subprocess.run([sys.executable, "-m", "alpaca.run", *own, *given, *mode], check=False).returncode
+    if ended in (cli.INTERRUPTED, -2):
         raise KeyboardInterrupt
-    if status:
-        print(f"job {number} ended with status {status}: {folder}", file=sys.stderr, flush=True)
-    return status
+    if ended:
+        print(f"job {number} ended with status {ended}: {folder}", file=sys.stderr, flush=True)
+    return ended
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """What is trained: every weight, or low-rank updates on linear layers (LoRA and its variants, by PEFT)."""
 
-import contextlib
-import io
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +7,7 @@ from torch import nn
 
 from alpaca.config import AdapterConfig
 from alpaca.errors import UserError
-from alpaca.modeling.quantised import logical_size
+from alpaca.modeling.quantised import logical_size, quiet_import
 from alpaca.modeling.targets import linear_layers, target_names
 
 FULL = "full"
@@ -75,10 +72,3 @@ def trained_parameters(model: nn.Module) -> tuple[int, int]:
     """Number of trained parameters and of all parameters."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return trained, sum(logical_size(parameter) for parameter in model.parameters())
-
-
-@contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
-    """Importing peft imports bitsandbytes, which prints about 4-bit CPU kernels it does not have; hide that line."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

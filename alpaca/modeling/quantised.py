@@ -5,6 +5,9 @@ What is quantised computes the same for a token whoever stands beside it and whe
 not, so packing stays exact: two habits of bitsandbytes that break this are turned off in `_made_exact`.
 """
 
+import contextlib
+import io
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,7 +58,8 @@ def quantise(model: Any, settings: Any) -> None:
     At most one layer exists twice. `from_pretrained` does the same while it reads, without ever holding
     the whole model unquantised; this is for weights that were not read.
     """
-    import bitsandbytes as bnb
+    with quiet_import():
+        import bitsandbytes as bnb
 
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
@@ -96,9 +100,10 @@ def made_exact(model: Any) -> None:
     * 8-bit layers multiply quantised activations on a GPU and whole ones on a CPU in training. Ours
       multiply whole activations everywhere.
     """
-    import bitsandbytes as bnb
+    with quiet_import():
+        import bitsandbytes as bnb
 
-    from alpaca.modeling.int8 import WholeActivations
+        from alpaca.modeling.int8 import WholeActivations
 
     for name, module in list(model.named_modules()):
         if isinstance(module, bnb.nn.Linear4bit):
@@ -112,3 +117,10 @@ def logical_size(parameter: torch.Tensor) -> int:
     if type(parameter).__name__ == "Params4bit":
         return parameter.numel() * parameter.element_size() * 2
     return parameter.numel()
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """bitsandbytes, which peft imports too, prints about 4-bit CPU kernels it does not have; hide that line."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from alpaca.config import AdapterConfig, OptimizerConfig
-from alpaca.modeling.adapters import quiet_import
+from alpaca.modeling.quantised import quiet_import
 from alpaca.training.adamw import Bf16AdamW
 from alpaca.training.lion import Lion
 from alpaca.training.muon import MuonWithAdamW
@@ -43,7 +43,7 @@ def _adamw(groups: Any, config: OptimizerConfig, rate: float) -> torch.optim.Opt
 
 def _adamw_8bit(groups: Any, config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:
     with quiet_import():
-        from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+        from alpaca.training.adamw_8bit import AdamW8bit, PagedAdamW8bit
     on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     made = PagedAdamW8bit if config.kind == "paged_adamw_8bit" and not on_cpu else AdamW8bit
     return made(groups, lr=rate, betas=_betas(config), eps=_eps(config))
@@ -84,6 +84,23 @@ RULES: dict[str, Callable[[Any, OptimizerConfig, float], torch.optim.Optimizer]]
     "schedule_free": _schedule_free,
     "sgd": _sgd,
 }
+
+
+STATE_BYTES = {
+    "adamw": 8.0,
+    "adamw_8bit": 2.0,
+    "paged_adamw_8bit": 2.0,
+    "adafactor": 0.1,  # 4 for each row and column of a matrix
+    "lion": 4.0,
+    "muon": 8.0,  # 4 for a layer's matrices; embeddings may be most of a small model
+    "schedule_free": 8.0,
+    "sgd": 4.0,
+}
+
+
+def state_bytes(config: OptimizerConfig) -> float:
+    """Bytes of state for each trained weight, about; a bound from above where it depends on the model."""
+    return STATE_BYTES[config.kind] / (2 if config.state_precision == "bf16" else 1)
 
 
 def _betas(config: OptimizerConfig) -> tuple[float, float]:

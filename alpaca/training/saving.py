@@ -27,9 +27,16 @@ BASE = "base"  # and in the result
 
 
 def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, template: dict[str, Any], write_json: Any
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    template: dict[str, Any],
+    write_json: Any,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write weights (adapter or full, safetensors), tokenizer and template beside `folder`, then rename.
+
+    `weights` is the whole state dict where the model itself holds only a part of it.
 
     Raises:
         RunFailed: the disk is full or the folder cannot be written; nothing is left under `folder`.
@@ -37,10 +44,11 @@ def save_model(
     beside = folder.with_name(UNFINISHED)
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        given = {} if weights is None else {"state_dict": weights}
         if _is_adapter(model):
-            _save_adapter(model, beside, folder)
+            _save_adapter(model, beside, folder, given)
         else:
-            model.save_pretrained(beside)
+            model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
         write_json(beside / "template.json", template)
         _flush(beside)
@@ -56,13 +64,13 @@ def save_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _save_adapter(model: Any, beside: Path, folder: Path) -> None:
-    """Adapter, and the base where it is nowhere else, in `beside`, which will be `folder`."""
+def _save_adapter(model: Any, beside: Path, folder: Path, given: dict[str, Any]) -> None:
+    """Adapter, by its `state_dict` where it is given, and a base that is nowhere else; `beside` will be `folder`."""
     initial = getattr(model, "initial_adapter", None)
     drawn = folder.with_name(DRAWN_BASE)
     if drawn.is_dir():
         model.peft_config["default"].base_model_name_or_path = str(folder.absolute() / BASE)
-    model.save_pretrained(beside)
+    model.save_pretrained(beside, **given)
     _check_adapter(beside / "adapter_model.safetensors", initial)
     if initial is not None:
         rewrite_as_lora(beside, initial)
@@ -98,15 +106,18 @@ def keep_drawn_base(model: Any, tokenizer: PreTrainedTokenizerBase, run: Path) -
 
 
 @torch.no_grad()
-def save_probe(model: nn.Module, prompt: np.ndarray, file: Path) -> None:
+def save_probe(model: nn.Module, prompt: np.ndarray, file: Path, *, keep: bool = True) -> None:
     """`probe.safetensors`: token ids of one prompt and the model's fp32 logits after it.
 
-    A model reloaded in the dtype that the file's metadata names (the base's storage) must give these logits
-    again; `input_ids` (1, n), `logits` (vocabulary,).
+    Every rank that holds a part of the model computes, one keeps. A model reloaded in the dtype that the
+    file's metadata names (the base's storage) must give these logits again; `input_ids` (1, n), `logits` (vocabulary,).
     """
     stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+    found = probe(model, prompt)
+    if not keep:
+        return
     try:
-        save_file(probe(model, prompt), str(file), metadata={"dtype": stored})
+        save_file(found, str(file), metadata={"dtype": stored})
     except Exception as error:
         file.unlink(missing_ok=True)
         raise RunFailed(f"{file}: could not be saved ({error}); free space or choose output_dir=DIR") from error
