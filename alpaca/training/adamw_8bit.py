@@ -10,11 +10,19 @@ from torch.optim import Optimizer
 
 
 class _Flat:
-    """bitsandbytes hides its codes from FSDP in a nested dict; checkpoints here save tensors by name."""
+    """bitsandbytes hides its codes from FSDP in a nested dict, and all parameters share one table of code values.
+
+    Checkpoints here save tensors by name, and safetensors saves none that share memory.
+    """
 
     def state_dict(self) -> dict[str, Any]:
-        """`state` and `param_groups` as every other optimizer gives them."""
-        return Optimizer.state_dict(self)  # type: ignore[arg-type]
+        """`state` and `param_groups` as every other optimizer gives them; no two tensors share memory."""
+        found = Optimizer.state_dict(self)  # type: ignore[arg-type]
+        states = {
+            index: {key: value.clone() if key in ("qmap1", "qmap2") else value for key, value in state.items()}
+            for index, state in found["state"].items()
+        }
+        return {**found, "state": states}
 
 
 class AdamW8bit(_Flat, optim.AdamW8bit):
