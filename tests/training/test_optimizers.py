@@ -1,4 +1,4 @@
-"""Every optimizer learns, goes on bit for bit from its saved state, decays what it should; and the rate of each step."""
+"""Every optimizer learns, goes on bit for bit from its saved state, decays what it should; the rate of each step."""
 
 from pathlib import Path
 from typing import Any
