@@ -20,13 +20,14 @@ def model_card(record: Record, template: Template, dtype: torch.dtype) -> str:
     base, parts = lineage.get("model", {}), lineage.get("data", [])
     licensed = [Licensed(f"model {base.get('name')}", base.get("license", ""))]
     licensed += [Licensed(f"data_source {part['name']}", part["license"]) for part in parts]
+    rows = record.data.get("rows_trained", 0)
     title = f"{config.model.name}, {config.adapter.name}, {config.data_source.name}"
     sections = [
         f"---\n{yaml.safe_dump(_header(config.model.weights, licensed), sort_keys=False)}---",
         f"# {title}",
-        f"{config.model.name} ({config.model.weights}), tuned on {record.data.get('rows_trained', 0):,} rows "
-        f"of {config.data_source.name} with adapter `{config.adapter.name}` and template `{template.name}`. Merged, stored "
-        f"as {str(dtype).removeprefix('torch.')}. Trained and exported with alpaca {__version__}; signature "
+        f"{config.model.name} ({config.model.weights}), tuned on {rows:,} rows of "
+        f"{config.data_source.name} with adapter `{config.adapter.name}` and template `{template.name}`. Merged, "
+        f"stored as {str(dtype).removeprefix('torch.')}. Trained and exported with alpaca {__version__}; signature "
         f"`{record.summary.get('signature')}`.",
         "## Use\n\n" + _usage(template),
         "## Licences\n\n" + _licences(base, parts, licensed),
