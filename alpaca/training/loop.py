@@ -109,7 +109,8 @@ def train(
         Stopped: a signal asked for the end; the step under way was finished.
     """
     config, plan = session.config, steps.plan
-    factor = learning_rate_factor(config.optimizer.schedule, config.optimizer.warmup, plan.steps)
+    rule = config.optimizer
+    factor = learning_rate_factor(rule.schedule, rule.warmup, plan.steps, rule.decay_share)
     with (
         session.terminal.progress("training", plan.steps) as bar,
         ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead,
