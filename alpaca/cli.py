@@ -141,10 +141,13 @@ def fail(message: str, status: int) -> int:
 
 
 def unswept_keys(arguments: list[str]) -> set[str]:
-    """Keys that the command line gives one value for all jobs of a multirun."""
+    """Keys that the command line gives one value for all jobs of a multirun; none where it cannot be read."""
     parser = OverridesParser.create()
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    typed = [parser.parse_override(argument) for argument in overrides]
+    try:
+        typed = [parser.parse_override(argument) for argument in overrides]
+    except HydraException:  # composing will say what is wrong
+        return set()
     swept = {str(override.get_key_element()): override.is_sweep_override() for override in typed}  # the last one counts
     return {key for key, several in swept.items() if not several}
 
