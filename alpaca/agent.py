@@ -25,7 +25,7 @@ from alpaca.cli import INTERRUPTED
 from alpaca.errors import RunFailed, UserError
 from alpaca.outside import Placement
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 SHUTDOWN_S = 10  # for ranks that are left when another one died
 LOOPBACK = "127.0.0.1"
 

@@ -380,6 +380,15 @@ class TrackerConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the runs of a multirun are worked off."""
+
+    parallel_jobs: int = setting(
+        1, NOTHING, "Runs of a multirun at once on this machine, each with accelerators of its own", at_least=1
+    )
+
+
+@dataclass
 class Config:
     """A run: `python -m alpaca.run` composes one of these from `conf/` and the command line."""
 
@@ -396,3 +405,4 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

@@ -12,9 +12,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from alpaca import agent, outside
 from alpaca.cli import fail
 from alpaca.config import Config
+from alpaca.devices import check_device
 from alpaca.errors import UserError
 from alpaca.tracking.run_directory import FAILED, INTERRUPTED, close_unfinished
 from alpaca.training.host import prepare_host
@@ -29,23 +32,26 @@ def launch(config: Config, path: Path, overrides: list[str]) -> int:
     placement = outside.placement(config.parallelism)
     prepare_host()
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars: the terminal shows this project's own
-    with silenced_notices():
-        from alpaca.training import precision, rank
-        from alpaca.training.devices import check_device
-        from alpaca.training.world import World
-    for line in check_device(config, precision.choose(config.train.precision).device):
+    for line in check_device(config):
         print(line, flush=True)
-    if placement.given:
-        return rank.work(config, path, overrides, World.from_environment())
     processes = devices_here(config)
-    if processes * placement.nodes == 1:
-        return rank.work(config, path, overrides, World())
-    ended = agent.run_ranks(rank.job(config, path, overrides), processes, placement, config.parallelism.timeout_s)
+    if placement.given or processes * placement.nodes == 1:
+        with silenced_notices():
+            from alpaca.training import rank
+            from alpaca.training.world import World
+        return rank.work(config, path, overrides, World.from_environment() if placement.given else World())
+    ended = agent.run_ranks(job(config, path, overrides), processes, placement, config.parallelism.timeout_s)
     if ended.error is not None:
         if ended.directory is not None:
             close_unfinished(ended.directory, FAILED if ended.status != 130 else INTERRUPTED, ended.error)
         return fail(ended.error, ended.status)
     return ended.status
+
+
+def job(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]:
+    """What a rank needs to know, as JSON."""
+    settings: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    return {"config": settings, "path": str(path), "overrides": overrides}
 
 
 def devices_here(config: Config) -> int:
@@ -56,6 +62,9 @@ def devices_here(config: Config) -> int:
     """
     import torch
 
+    from alpaca.training import precision
+
+    precision.choose(config.train.precision)  # refuses what this machine cannot compute in
     wanted, there = config.parallelism.devices, torch.cuda.device_count()
     if config.parallelism.sharding == "none":
         return 1

@@ -7,7 +7,6 @@ that memory, Weights & Biases and a crash stay with the job.
 
 import contextlib
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from alpaca import cli
 from alpaca.checks import check
 from alpaca.config import Config
-from alpaca.errors import UserError
+from alpaca.errors import RunFailed, UserError
 from alpaca.help import text as help_text
+from alpaca.jobs import Jobs
 from alpaca.signature import signature
 from alpaca.tracking.run_directory import FINISHED, status, unfinished
 
@@ -34,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     OmegaConf.register_new_resolver(
         "run_dir", lambda *, _root_: str(run_directory(_checked(_root_), started)), replace=True
     )
-    OmegaConf.register_new_resolver("sweep_dir", lambda *, _root_: str(_sweep_directory(_root_)), replace=True)
-    failures: list[int] = []
+    single: list[int] = []
+    refused: list[int] = []
+    jobs, same = Jobs(), cli.unswept_keys(list(sys.argv[1:] if argv is None else argv))
 
     def job(composed: DictConfig) -> None:
         hydra = HydraConfig.get()
@@ -45,28 +46,37 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.suppress(OSError):
                 place.rmdir()  # Hydra numbers its folders; ours say what differs
             try:
-                failures.append(_child(_checked(composed), overrides, place.parent, hydra.job.num))
+                _start(jobs, _checked(composed), overrides, same, place.parent, hydra.job.num)
             except UserError as error:  # this job cannot run, others may
-                failures.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
+                refused.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
+            if not str(hydra.launcher._target_).endswith("BasicLauncher"):  # on another machine: only errors come back
+                jobs.finish()
+                if failed := sum(map(bool, jobs.ended + refused)):
+                    raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish ({failed})")
             return
         config = _checked(composed)
         from alpaca.launch import launch
 
         folder = Path(hydra.runtime.output_dir)
         try:
-            failures.append(launch(config, folder, overrides))
-        except UserError:
+            single.append(launch(config, folder, overrides))
+        finally:
             if started in folder.name:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
-            raise
 
-    ended = cli.main(job, argv)
+    with jobs.forwarding():
+        ended = cli.main(job, argv)
+        try:
+            jobs.finish()
+        except KeyboardInterrupt:
+            return cli.fail("interrupted", cli.INTERRUPTED)
     if ended:
         return ended
+    failures = jobs.ended + refused
     if len(failures) > 1 and any(failures):
         return cli.fail(f"{sum(map(bool, failures))} of {len(failures)} runs did not finish", 1)
-    return max(failures, default=0)
+    return max(single + failures, default=0)
 
 
 def run_directory(config: Config, started: str) -> Path:
@@ -85,10 +95,6 @@ def run_directory(config: Config, started: str) -> Path:
     return folder / f"{started}-{mark}"
 
 
-def _sweep_directory(root: DictConfig) -> Path:
-    return Path(root.output_dir or Path("outputs") / "sweeps" / root.name)
-
-
 def _checked(composed: DictConfig) -> Config:
     config = cli.typed(composed)
     check(config)
@@ -99,25 +105,20 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.,=+-]", "_", text)[:120]
 
 
-def _child(config: Config, overrides: list[str], sweep: Path, number: int) -> int:
-    """Train one job of a multirun in a process of its own; returns its exit status."""
-    same = cli.unswept_keys(sys.argv[1:])
+def _start(jobs: Jobs, config: Config, overrides: list[str], same: set[str], sweep: Path, number: int) -> None:
+    """Begin one job of a multirun, unless its run is finished."""
     differs = ",".join(part for part in overrides if part.partition("=")[0] not in same) or "defaults"
     folder = sweep / f"{_file_name(differs)}-{signature(config)}"
     print(f"job {number}: {' '.join(overrides)}\n  -> {folder}", flush=True)
     if status(folder) == FINISHED:
         print("  finished already, skipped", flush=True)
-        return 0
+        return
     given = [part for part in overrides if not part.startswith("output_dir=")]
     mode = ["hydra.mode=RUN", "output_dir='{}'".format(str(folder).replace("'", "\\'"))]
     searched = [item.path for item in HydraConfig.get().runtime.config_sources if item.provider == "command-line"]
     own = ["--config-dir", searched[0]] if searched else []
-    ended = subprocess.run([sys.executable, "-m", "alpaca.run", *own, *given, *mode], check=False).returncode
-    if ended in (cli.INTERRUPTED, -2):
-        raise KeyboardInterrupt
-    if ended:
-        print(f"job {number} ended with status {ended}: {folder}", file=sys.stderr, flush=True)
-    return ended
+    command = [sys.executable, "-m", "alpaca.run", *own, *given, *mode]
+    jobs.start(number, command, folder, config.sweep.parallel_jobs, config.parallelism.devices)
 
 
 if __name__ == "__main__":

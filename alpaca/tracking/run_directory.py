@@ -58,7 +58,11 @@ class RunDirectory:
         self._lock.flush()
         self.goes_on = (self.path / "config.yaml").exists()
         if self.goes_on:
-            self._check_same()
+            try:
+                self._check_same()
+            except UserError:
+                self._lock.close()
+                raise
             (self.path / "summary.json").unlink(missing_ok=True)
         self.started = time.time()
         self._metrics: TextIO | None = None

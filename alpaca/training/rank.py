@@ -34,12 +34,6 @@ from alpaca.training.world import World
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-def job(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]:
-    """What a rank needs to know, as JSON."""
-    settings: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
-    return {"config": settings, "path": str(path), "overrides": overrides}
-
-
 def work(config: Config, path: Path, overrides: list[str], world: World, handover: Handover | None = None) -> int:
     """Train as `world`'s rank; returns the exit status, after one line for what went wrong.
 

@@ -6,6 +6,7 @@ travel in the precision they are stored in and are cast where they are used, as 
 the numbers do not depend on the sharding.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ def spread(model: nn.Module, config: ParallelismConfig, world: World, device: to
     if world.alone:
         return model
     if config.sharding == REPLICATE:
-        return DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its new name is not in torch 2.11
+            return DistributedDataParallel(
+                model,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
     shape: tuple[int, ...] = (world.size,)
     names: tuple[str, ...] = ("shard",)
     if config.sharding == HYBRID:
@@ -93,10 +96,17 @@ def whole_weights(model: Any, *, keep: bool) -> dict[str, torch.Tensor] | None:
         return None
     inner = without_wrapper(model)
     names = set(trained(model)) if hasattr(inner, "peft_config") else None
-    kept = {}
+    parameters = dict(inner.named_parameters(remove_duplicate=False))
+    kept: dict[str, torch.Tensor] = {}
+    first_name: dict[int, str] = {}  # tied weights stay one tensor, so that they are saved once
     for name, tensor in inner.state_dict().items():
-        if names is None or name in names:
+        if names is not None and name not in names:
+            continue
+        same = first_name.setdefault(id(parameters.get(name, tensor)), name)
+        if same == name:
             full = gathered(tensor.detach())
             if keep:
                 kept[name] = full.cpu()
+        elif keep:
+            kept[name] = kept[same]
     return kept

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGUSR1 during training: the step under way is finished and saved, then the run ends.
+"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 during training: the step under way is finished and saved, then the run ends.
 
 A second signal, a moment later, ends it at once. Outside of training a signal interrupts right away.
 """
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Slurm and submitit warn by the last two
 SAME_PRESS_S = 1.0  # one Ctrl-C may arrive twice: from the terminal and from the launcher
 
 
