@@ -26,6 +26,7 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.outside import Placement
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+START_S = 20  # from meeting to a rank's first sign of life
 SHUTDOWN_S = 10  # for ranks that are left when another one died
 LOOPBACK = "127.0.0.1"
 
@@ -82,8 +83,11 @@ def run_ranks(job: dict[str, Any], processes: int, placement: Placement, timeout
         )
         with _signals_forwarded(handover) as received:
             thread.start()
+            began = time.monotonic()
             while thread.is_alive():
                 thread.join(0.2)
+                if placement.nodes > 1 and not handover.pids() and time.monotonic() - began > timeout_s + START_S:
+                    return Ended(UserError.exit_status, _did_not_meet(placement, f"waited {timeout_s:g} s"))
         directory = handover.read("directory.json")
         place = Path(directory) if directory else None
         if (outcome := handover.read("outcome.json")) is not None:
@@ -150,11 +154,7 @@ def _reason(error: BaseException, handover: Handover, placement: Placement) -> t
 
     if not isinstance(error, ChildFailedError):
         if "endezvous" in type(error).__name__ or "endezvous" in str(error):
-            return UserError.exit_status, (
-                f"parallelism.rendezvous={placement.rendezvous}: the {placement.nodes} machines did not meet there "
-                f"({' '.join(str(error).split())[:150]}); all must run the same command, the host must be one of them "
-                "and the port free"
-            )
+            return UserError.exit_status, _did_not_meet(placement, " ".join(str(error).split())[:150])
         return RunFailed.exit_status, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     said = sorted(handover.errors().items(), key=lambda item: (item[1]["consequence"], item[1]["time"]))
     killed = sorted(
@@ -173,6 +173,14 @@ def _reason(error: BaseException, handover: Handover, placement: Placement) -> t
         return int(first["status"]), first["message"] if first["status"] == 2 else f"rank {rank}: {first['message']}"
     rank, failure = error.get_first_failure()
     return RunFailed.exit_status, f"rank {rank} ended with status {failure.exitcode} without a word"
+
+
+def _did_not_meet(placement: Placement, why: str) -> str:
+    return (
+        f"parallelism.rendezvous={placement.rendezvous}: the {placement.nodes} machines did not meet there ({why}); "
+        "all must run the same command, the host must be one of them and the port used by nothing else; "
+        "parallelism.timeout_s says how long to wait"
+    )
 
 
 def report_error(handover: Handover, rank: int, error: BaseException, status: int) -> None:

@@ -32,8 +32,6 @@ def launch(config: Config, path: Path, overrides: list[str]) -> int:
     placement = outside.placement(config.parallelism)
     prepare_host()
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars: the terminal shows this project's own
-    for line in check_device(config):
-        print(line, flush=True)
     processes = devices_here(config)
     if placement.given or processes * placement.nodes == 1:
         with silenced_notices():
@@ -58,13 +56,15 @@ def devices_here(config: Config) -> int:
     """Ranks on this machine.
 
     Raises:
-        UserError: more devices than there are, or host offload without an accelerator.
+        UserError: more devices than there are, host offload without an accelerator, or no bitsandbytes.
     """
     import torch
 
     from alpaca.training import precision
 
     precision.choose(config.train.precision)  # refuses what this machine cannot compute in
+    for line in check_device(config):
+        print(line, flush=True)
     wanted, there = config.parallelism.devices, torch.cuda.device_count()
     if config.parallelism.sharding == "none":
         return 1

@@ -127,6 +127,7 @@ def train(
             meter.observe(step)
             progress.step = number + 1
             stop = session.stopping.asked
+            session.beats.beat()  # this rank has done its part: a stuck one is told from those that wait for it
             if not session.world.alone:
                 shared = torch.tensor([loss, float(stop)], dtype=torch.float64)
                 loss, stop = session.world.sum(shared).tolist()

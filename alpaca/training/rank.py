@@ -53,10 +53,10 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
                 directory.finish(status, {"signature": mark, **({"error": error} if error else {})})
 
     def failed(error: BaseException, text: str, status: int) -> int:
-        end(FAILED, text)
-        if handover is not None:
+        if handover is not None:  # the agent knows every rank's end and writes the summary
             report_error(handover, world.rank, error, status)
             return status
+        end(FAILED, text)
         return fail(text, status)
 
     try:
@@ -93,8 +93,8 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
         reason = f"{error.filename or path}: {error.strerror or error}; free space or choose another output_dir=DIR"
         return failed(error, reason, RunFailed.exit_status)
     except BaseException as error:
-        end(FAILED, f"{type(error).__name__}: {error}")
         if handover is None:
+            end(FAILED, f"{type(error).__name__}: {error}")
             raise
         report_error(handover, world.rank, error, RunFailed.exit_status)
         return RunFailed.exit_status
