@@ -1,0 +1,45 @@
+"""What starts from a changed or quantised base, or keeps an unusual state, goes on to the same weights all the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import SMALL, alpaca_run
+from safetensors.torch import load_file
+
+BARE = [part for part in SMALL if not part.startswith(("evaluation", "train.eval_rows"))]
+BARE = [*BARE, "evaluation=none", "train.eval_rows=0", "train.save_every_steps=4", "train.keep_checkpoints=1"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("adapter=pissa",),
+        ("adapter=qlora",),  # with its dropout
+        ("adapter=qdora", "optimizer=adamw_8bit"),
+        ("optimizer=muon",),
+        ("adapter=lora_plus", "optimizer=schedule_free"),
+    ],
+    ids=" ".join,
+)
+def test_a_run_that_lost_its_last_steps_takes_them_again_with_the_same_result(
+    settings: tuple[str, ...], workplace: Path
+):
+    command = [*BARE, *settings, "output_dir=run"]
+    first = alpaca_run(workplace, *command)
+    assert first.status == 0, first.err
+    weights = {file.name: load_file(file) for file in (workplace / "run/model").glob("*.safetensors")}
+    assert weights
+    assert [place.name for place in (workplace / "run/checkpoints").glob("step-*")] == ["step-4"]
+    for lost in ("summary.json", "probe.safetensors"):  # as if the process had died after its checkpoint
+        (workplace / "run" / lost).unlink()
+    shutil.rmtree(workplace / "run/model")
+    again = alpaca_run(workplace, *command)
+    assert again.status == 0, again.err
+    assert "from step-4" in again.out
+    assert json.loads((workplace / "run/summary.json").read_text())["status"] == "finished"
+    for name, expected in weights.items():
+        found = load_file(workplace / "run/model" / name)
+        assert found.keys() == expected.keys()
+        assert all(bool((found[key] == expected[key]).all()) for key in expected)
