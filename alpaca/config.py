@@ -322,7 +322,9 @@ class TrainConfig:
         1.0, TRAINING, "Clip the gradient to this norm; null does not clip. It", above=0
     )
     save_every_steps: int | None = setting(None, NOTHING, "Optimizer steps between two checkpoints", at_least=1)
-    save_every_epoch: bool = setting(True, NOTHING, "A checkpoint after every epoch but the last.")
+    save_every_epoch: bool = setting(
+        True, NOTHING, "A checkpoint after every epoch, the last one for scoring and saving to fall back on."
+    )
     keep_checkpoints: int = setting(
         0, NOTHING, "Newest checkpoints left when the run is finished; while it runs at least one is kept", at_least=0
     )

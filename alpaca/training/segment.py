@@ -79,9 +79,7 @@ class Segment:
             self._rehearse()
         if self.held_out is not None and train.eval_every_steps and step % train.eval_every_steps == 0:
             self._evaluate(step)
-        if step == plan.steps:
-            return
-        epoch_ends = int(plan.epoch_after(step)) > int(plan.epoch_after(step - 1))
+        epoch_ends = step == plan.steps or int(plan.epoch_after(step)) > int(plan.epoch_after(step - 1))
         every = train.save_every_steps
         if (every and step % every == 0) or (train.save_every_epoch and epoch_ends):
             self._save()
