@@ -83,12 +83,12 @@ def test_the_console_script_of_the_wheel_runs(installed: Path, tmp_path: Path):
     assert (
         "adapter: dora, full, lora, " in python(str(script), "--help", cwd=tmp_path, PYTHONPATH=str(installed)).stdout
     )
-    line = "alpaca-run adapter=l"
+    line = "alpaca-run adapter=lora_p"
     offered = python(
         str(script), "-sc", "query=bash", cwd=tmp_path,
         PYTHONPATH=str(installed), COMP_LINE=line, COMP_POINT=str(len(line)),
     ).stdout  # fmt: skip
-    assert offered.split() == ["adapter=lora"]
+    assert offered.split() == ["adapter=lora_plus"]
 
 
 @needs_embedded_model
