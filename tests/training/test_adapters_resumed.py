@@ -16,10 +16,10 @@ BARE += ["train.save_every_epoch=false"]
     "settings",
     [
         ("adapter=pissa",),
-        ("adapter=qlora",),  # with its dropout
+        pytest.param(("adapter=qlora",), marks=pytest.mark.slow),  # with its dropout
         ("adapter=qdora", "optimizer=adamw_8bit"),
-        ("optimizer=muon",),
-        ("adapter=lora_plus", "optimizer=schedule_free"),
+        pytest.param(("optimizer=muon",), marks=pytest.mark.slow),
+        pytest.param(("adapter=lora_plus", "optimizer=schedule_free"), marks=pytest.mark.slow),
         ("optimizer=schedule_free", "train.save_every_epoch=true"),  # from after the last step
     ],
     ids=" ".join,
