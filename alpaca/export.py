@@ -5,6 +5,7 @@ What was written is loaded again and must give the logits that the run ended wit
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -49,13 +50,23 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", choices=DTYPES, help="storage of the weights; default is the precision the run computed in"
     )
     made.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="largest safetensors file, such as 2GB; default 5GB"
+        "--max-shard-size",
+        type=_size,
+        default="5GB",
+        metavar="SIZE",
+        help="largest safetensors file, such as 500MB or 2GB; default 5GB",
     )
     made.add_argument("--gguf", action="store_true", help="also a GGUF file, by llama.cpp's convert_hf_to_gguf.py")
     made.add_argument(
         "--push-to-hub", metavar="NAME", help="upload to this repository of the Hugging Face hub, made private if new"
     )
     return made
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write a whole number and KB, MB or GB, such as 2GB")
+    return text
 
 
 if __name__ == "__main__":

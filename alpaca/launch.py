@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from alpaca import agent, outside
 from alpaca.cli import fail
 from alpaca.config import Config
+from alpaca.devices import check_device
 from alpaca.errors import UserError
 from alpaca.tracking.run_directory import FAILED, INTERRUPTED, close_unfinished
 from alpaca.training.host import prepare_host
@@ -55,15 +56,14 @@ def devices_here(config: Config) -> int:
     """Ranks on this machine.
 
     Raises:
-        UserError: more devices than there are, or host offload without an accelerator.
+        UserError: more devices than there are, host offload without an accelerator, or no bitsandbytes.
     """
     import torch
 
     from alpaca.training import precision
-    from alpaca.training.devices import check_device
 
-    # Refuses what this machine cannot compute in.
-    for line in check_device(config, precision.choose(config.train.precision).device):
+    precision.choose(config.train.precision)  # refuses what this machine cannot compute in
+    for line in check_device(config):
         print(line, flush=True)
     wanted, there = config.parallelism.devices, torch.cuda.device_count()
     if config.parallelism.sharding == "none":

@@ -43,6 +43,8 @@ class _ScaledProduct(torch.autograd.Function):
         scale = (largest.float() / 127).to(x.dtype)
         ctx.save_for_backward(codes, scale)
         with torch.autocast(x.device.type, enabled=False):
+            if x.dtype == torch.float16:  # sums of codes pass 65,504, the largest fp16 number, before they are scaled
+                return x @ (codes.to(x.dtype) * scale[:, None]).T
             return (x @ codes.to(x.dtype).T) * scale
 
     @staticmethod

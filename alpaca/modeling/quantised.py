@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from alpaca.config import AdapterConfig
-from alpaca.errors import UserError
+from alpaca.devices import require_bitsandbytes
 
 # Storage type of packed 4-bit weights, two codes to a byte: FSDP2 shards what is floating point and leaves bytes whole.
 STORAGE = torch.bfloat16
@@ -40,16 +40,6 @@ def quantisation(adapter: AdapterConfig, dtype: torch.dtype) -> Any:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=STORAGE,
     )
-
-
-def require_bitsandbytes(setting: str) -> None:
-    """Raise `UserError` where `setting` needs a bitsandbytes that is not there."""
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"{setting}: needs bitsandbytes, which is not installed; install it with: pip install bitsandbytes"
-        )
 
 
 def quantise(model: Any, settings: Any) -> None:

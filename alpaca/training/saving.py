@@ -52,7 +52,9 @@ def save_model(
         tokenizer.save_pretrained(beside)
         write_json(beside / "template.json", template)
         _flush(beside)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that died between here and its summary
         os.replace(beside, folder)
+        shutil.rmtree(folder.with_name(DRAWN_BASE), ignore_errors=True)
     except RunFailed:
         raise
     except Exception as error:

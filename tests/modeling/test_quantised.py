@@ -92,6 +92,15 @@ def test_8_bit_layers_have_the_gradient_of_the_weights_they_stand_for():
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), rows)[0], slope)
 
 
+def test_8_bit_products_do_not_overflow_in_fp16():
+    layer = load(adapter=QUANTISED["int8"]).model.layers[0].mlp.gate_proj
+    rows = torch.full((2, 64), 40.0)
+    codes = layer.weight.data.float().abs().sum(1).max() * 40
+    assert float(codes) > 65504, "the sum of the codes alone would not fit"
+    signs = torch.sign(layer.weight.data[0].float())[None] * rows
+    torch.testing.assert_close(layer(signs.half()).float(), layer(signs), atol=1e-2, rtol=1e-2)
+
+
 def test_linear_layers_alone_are_quantised_and_4_bit_ones_are_stored_so_that_they_can_be_sharded():
     model = load(adapter=QUANTISED["nf4"], dtype=torch.bfloat16)
     kinds = {type(parameter).__name__: set() for parameter in model.parameters()}

@@ -210,3 +210,19 @@ def test_packing_is_exact_with_variants_of_lora_on_other_models(architecture: st
     model = build(family(architecture, **extra), AdapterConfig(**{**vars(LORA), **changes}))
     result = self_check(model, some_examples(), Layout(2048, share_prefix=True), FP32)
     assert result.gradient < 1e-5
+
+
+@pytest.mark.slow
+def test_qlora_lowers_the_held_out_loss_of_the_embedded_model_and_merges(tmp_path: Path, capsys: pytest.CaptureFixture):
+    outcome = alpaca_run(
+        tmp_path, "model=smollm2_135m", "data_source=seed_tasks", "adapter=qlora", "tracker=disabled",
+        "train.max_length=160", "train.eval_rows=16", "train.global_batch_size=8", "train.max_steps=6",
+        "evaluation.quick.generate_rows=0",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    assert outcome.summary["eval/loss"] < outcome.summary["eval/loss_before"] - 0.02
+    assert export([str(outcome.directory), "--output", str(tmp_path / "merged")]) == 0
+    said = capsys.readouterr().out
+    difference, allowed = re.findall(r"dequantised base by at most (\S+) \(allowed (\S+)\)", said)[0]
+    assert 0 < float(difference) < float(allowed)
+    assert (tmp_path / "merged" / "model.safetensors").is_file()

@@ -18,7 +18,13 @@ from alpaca.training.lion import Lion
 from alpaca.training.loop import LossScale, Progress
 from alpaca.training.metering import Meter
 from alpaca.training.muon import MUON
-from alpaca.training.optimizers import build_optimizer, learning_rate_factor, peak_learning_rate, warmup_steps
+from alpaca.training.optimizers import (
+    build_optimizer,
+    learning_rate_factor,
+    peak_learning_rate,
+    state_bytes,
+    warmup_steps,
+)
 from alpaca.training.parameter_groups import parameter_groups
 from alpaca.training.schedule_free import ScheduleFreeAdamW, averaged, settle
 from alpaca.training.state import facts_of, restore, tensors_of
@@ -115,6 +121,17 @@ def test_eight_bit_states_are_eight_bit():
         model, optimizer = started(SHIPPED[name])
         learn(model, optimizer, 1)
         assert optimizer.state[model.model.embed_tokens.weight]["state1"].dtype == torch.uint8
+
+
+@every_optimizer
+def test_states_take_the_memory_that_micro_batches_are_planned_with(optimizer: OptimizerConfig):
+    model = build(family("llama", hidden_size=128, intermediate_size=256, vocab_size=256), implementation="sdpa")
+    made = build_optimizer(model, optimizer, 1e-4)
+    learn(model, made, 1)
+    tensors = [one for state in made.state.values() for one in state.values() if isinstance(one, torch.Tensor)]
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    measured = sum({one.data_ptr(): one.nbytes for one in tensors}.values()) / weights
+    assert 0.5 * state_bytes(optimizer) < measured < 1.2 * state_bytes(optimizer)
 
 
 def test_lion_moves_every_weight_by_the_rate_in_the_direction_of_its_momentum():
