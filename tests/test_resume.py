@@ -29,23 +29,30 @@ def result(folder: Path) -> bytes:
 
 
 def losses(folder: Path) -> list[float]:
-    (found,) = folder.glob("outputs/run/*/metrics.jsonl")
-    return [line["train/loss"] for line in map(json.loads, found.read_text().splitlines()) if "train/loss" in line]
+    """Losses of the steps so far; a line being written does not count."""
+    lines = [line for file in folder.glob("outputs/run/*/metrics.jsonl") for line in file.read_text().splitlines(True)]
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record["train/loss"] for record in records if "train/loss" in record]
 
 
-def kill_within(folder: Path, overrides: tuple[str, ...], delay_s: float) -> bool:
-    """Start the command and kill it after `delay_s`; False if it was done before."""
+def kill_at(folder: Path, overrides: tuple[str, ...], moments: random.Random) -> bool:
+    """Start the command and kill it at some moment after it got going; False if it was done before.
+
+    The moment is a number of steps, all of them included (then it is scoring or saving), and up to 0.4 s more.
+    """
     process = subprocess.Popen(
         command(*overrides), cwd=folder, env=command_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    try:
-        process.wait(timeout=delay_s)
-        return False
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        time.sleep(0.3)  # the ranks of a killed command are killed by the system
-        return True
+    known = len(losses(folder))
+    steps = min(60, known + moments.randrange(1, 30))
+    while process.poll() is None and len(losses(folder)) < steps:
+        time.sleep(0.01)
+    time.sleep(moments.uniform(0, 0.4))
+    was_running = process.poll() is None
+    process.kill()
+    process.wait()
+    time.sleep(0.3)  # the ranks of a killed command are killed by the system
+    return was_running
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -74,18 +81,16 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
 ):
     reference = tmp_path_factory.mktemp("uninterrupted")
     (reference / "rows.json").write_bytes((workplace / "rows.json").read_bytes())
-    started = time.monotonic()
     assert alpaca_command(reference, *LONG, *overrides).status == 0
-    whole_run_s = time.monotonic() - started
     moments = random.Random(draw)
     done = 0
     while done < kills:
-        was_killed = kill_within(workplace, (*LONG, *overrides), moments.uniform(0.3, 0.9) * whole_run_s)
+        was_running = kill_at(workplace, (*LONG, *overrides), moments)
         if any(status(run) == FINISHED for run in workplace.glob("outputs/run/*")):  # too late: it was done
             assert result(workplace) == result(reference)
             (workplace / "outputs").rename(workplace / f"finished-{time.monotonic_ns()}")
             continue
-        assert was_killed
+        assert was_running
         done += 1
         whole_checkpoints(workplace)
     final = alpaca_command(workplace, *LONG, *overrides)
