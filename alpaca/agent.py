@@ -95,7 +95,8 @@ def run_ranks(job: dict[str, Any], processes: int, placement: Placement, timeout
         if not caught:
             return Ended(0, None, place)  # rank 0 is on another machine, and it ended well
         status, error = _reason(caught[0], handover, placement)
-        return Ended(INTERRUPTED if received and status == RunFailed.exit_status else status, error, place)
+        by_signal = received and all(said["consequence"] for said in handover.errors().values())
+        return Ended(INTERRUPTED if by_signal else status, error, place)
 
 
 def _agent(
@@ -111,7 +112,7 @@ def _agent(
         min_nodes=placement.nodes,
         max_nodes=placement.nodes,
         nproc_per_node=processes,
-        run_id="alpaca" if placement.rendezvous else uuid.uuid4().hex,
+        run_id=placement.rendezvous or uuid.uuid4().hex,
         role="rank",
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,

@@ -26,27 +26,34 @@ class Jobs:
 
     ended: list[int] = field(default_factory=list)
     _running: dict[int, tuple[subprocess.Popen[Any], Path, tuple[str, ...]]] = field(default_factory=dict)
+    _asked_to_end: bool = False
 
     def start(self, number: int, command: list[str], folder: Path, at_once: int, devices: int | None) -> None:
         """Begin job `number` as soon as there is room for it.
 
         Args:
-            devices: accelerators each job uses; None for all there are.
+            devices: accelerators this job uses; None for an equal share.
 
         Raises:
             UserError: more jobs at once than devices to give them.
+            KeyboardInterrupt: a signal, or an interrupted job, asked for the end.
         """
-        visible = shares(visible_devices(), at_once, devices)
-        while len(self._running) >= at_once:
+        visible = visible_devices() if at_once > 1 else []
+        wanted = share(len(visible), at_once, devices)
+        while len(self._running) >= at_once or len(free := self._free(visible)) < wanted:
             self._reap()
-        taken = {share for _, _, share in self._running.values()}
-        share = next(each for each in visible if each not in taken or not each)
-        environment = dict(os.environ)
+        if self._asked_to_end or INTERRUPTED in self.ended:
+            raise KeyboardInterrupt
+        environment, mine = dict(os.environ), tuple(free[:wanted])
         if at_once > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-            if share:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(share)
-        self._running[number] = (subprocess.Popen(command, env=environment), folder, share)
+        if mine:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        self._running[number] = (subprocess.Popen(command, env=environment), folder, mine)
+
+    def _free(self, visible: list[str]) -> list[str]:
+        taken = {name for _, _, held in self._running.values() for name in held}
+        return [name for name in visible if name not in taken]
 
     def finish(self) -> None:
         """Wait for every job.
@@ -64,6 +71,9 @@ class Jobs:
         """Signals to this process go to the jobs within this context."""
 
         def forward(number: int, frame: Any) -> None:
+            if not self._running:
+                raise KeyboardInterrupt
+            self._asked_to_end = True
             for process, _, _ in self._running.values():
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(number)
@@ -88,7 +98,8 @@ class Jobs:
             raise
         for number in done:
             process, folder, _ = self._running.pop(number)
-            status = INTERRUPTED if process.returncode == -signal.SIGINT else int(process.returncode)
+            by_signal = -process.returncode in (signal.SIGINT, *FORWARDED)
+            status = INTERRUPTED if by_signal else int(process.returncode)
             self.ended.append(status)
             if status == INTERRUPTED and self._running:
                 continue
@@ -114,18 +125,18 @@ def visible_devices() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def shares(visible: list[str], at_once: int, devices: int | None) -> list[tuple[str, ...]]:
-    """For each of `at_once` jobs its accelerators; empty where there are none.
+def share(visible: int, at_once: int, devices: int | None) -> int:
+    """Accelerators one of `at_once` jobs gets; 0 leaves it all there are.
 
     Raises:
         UserError: there are not enough of them.
     """
     if not visible or at_once == 1:
-        return [()] * at_once
-    each = devices or len(visible) // at_once
-    if each == 0 or each * at_once > len(visible):
+        return 0
+    each = devices or visible // at_once
+    if each == 0 or each * at_once > visible:
         raise UserError(
-            f"sweep.parallel_jobs={at_once}: this machine has {len(visible)} accelerators and each job wants "
+            f"sweep.parallel_jobs={at_once}: this machine has {visible} accelerators and each job wants "
             f"{devices or 1}; lower sweep.parallel_jobs or parallelism.devices"
         )
-    return [tuple(visible[index * each : (index + 1) * each]) for index in range(at_once)]
+    return each

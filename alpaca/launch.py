@@ -38,7 +38,8 @@ def launch(config: Config, path: Path, overrides: list[str]) -> int:
             from alpaca.training import rank
             from alpaca.training.world import World
         return rank.work(config, path, overrides, World.from_environment() if placement.given else World())
-    ended = agent.run_ranks(job(config, path, overrides), processes, placement, config.parallelism.timeout_s)
+    work = {**job(config, path, overrides), "on_host": outside.is_this_machine(placement.rendezvous)}
+    ended = agent.run_ranks(work, processes, placement, config.parallelism.timeout_s)
     if ended.error is not None:
         if ended.directory is not None:
             close_unfinished(ended.directory, FAILED if ended.status != 130 else INTERRUPTED, ended.error)
@@ -72,6 +73,11 @@ def devices_here(config: Config) -> int:
         raise UserError(
             f"parallelism={config.parallelism.name}: it keeps in the host's memory what an accelerator works on, and "
             "there is no accelerator here; choose parallelism=fsdp"
+        )
+    if config.parallelism.offload and config.parallelism.nodes * (wanted or there) == 1:
+        raise UserError(
+            f"parallelism={config.parallelism.name}: with one device nothing is split, and only split weights are kept "
+            "in the host's memory; choose parallelism=single with adapter=qlora or optimizer=paged_adamw_8bit"
         )
     if there and wanted is not None and wanted > there:
         raise UserError(

@@ -5,6 +5,7 @@ Reads environment variables only, and says in one sentence what to do where they
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,8 +82,25 @@ def _given(config: ParallelismConfig, environment: Mapping[str, str]) -> Placeme
 
 def _slurm_rendezvous(environment: Mapping[str, str]) -> str:
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    port = SLURM_PORTS[0] + int(environment.get("SLURM_JOB_ID", 0)) % SLURM_PORTS[1]
+    step = 7 * int(environment.get("SLURM_STEP_ID", 0))  # steps of one job meet at ports of their own
+    port = SLURM_PORTS[0] + (int(environment.get("SLURM_JOB_ID", 0)) + step) % SLURM_PORTS[1]
     return f"{first_host(hosts)}:{port}"
+
+
+def is_this_machine(rendezvous: str | None) -> bool:
+    """Whether a HOST:PORT names the machine this runs on."""
+    if rendezvous is None:
+        return True
+    host = rendezvous.rpartition(":")[0]
+    if host in ("localhost", socket.gethostname(), socket.getfqdn()) or host.startswith("127."):
+        return True
+    try:
+        theirs, ours = (
+            {each[4][0] for each in socket.getaddrinfo(name, None)} for name in (host, socket.gethostname())
+        )
+    except OSError:
+        return False
+    return bool(theirs & ours)
 
 
 def first_host(nodelist: str) -> str:

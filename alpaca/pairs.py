@@ -101,6 +101,11 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
             f"optimizer.state_precision={optimizer.state_precision} with optimizer={optimizer.name}: only adamw stores "
             "its state so; choose optimizer=adamw, or optimizer=adamw_8bit for 2 bytes a weight"
         )
+    if kind == "schedule_free" and optimizer.betas[0] == 0:
+        raise UserError(
+            f"optimizer.betas={optimizer.betas} with optimizer={optimizer.name}: the average is found by dividing by the "
+            "first; set optimizer.betas=[0.9,0.999]"
+        )
     if kind == "schedule_free" and optimizer.schedule != "constant":
         raise UserError(
             f"optimizer.schedule={optimizer.schedule} with optimizer={optimizer.name}: averaging takes the place of a "

@@ -120,12 +120,10 @@ def test_a_signal_saves_a_checkpoint_and_the_same_command_goes_on(
     )  # fmt: skip
     wait_for(lambda: any(workplace.glob("outputs/run/*/metrics.jsonl")), process)
     wait_for(lambda: len(losses(workplace)) > 2, process)
-    asked = time.monotonic()
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "saving a checkpoint" in said
-    assert time.monotonic() - asked < 60
     (directory,) = workplace.glob("outputs/run/*")
     assert status(directory) == "interrupted"
     (checkpoint,) = whole_checkpoints(workplace)

@@ -180,14 +180,19 @@ class Checkpoints:
         """Rank 0: once every rank's part is there, the checkpoint gets its name and older ones go."""
         self._wait_for_ranks(place)
         ranks = [json.loads((place / f"rank-{rank}.json").read_text()) for rank in range(self._world.size)]
-        files = {f"rank-{rank}.safetensors": {key: each[key] for key in ("bytes", "sha256")} for rank, each in
-                 enumerate(ranks)}  # fmt: skip
+        files: dict[str, Any] = {}
+        for rank, said in enumerate(ranks):
+            index = place / f"rank-{rank}.json"
+            files[index.name] = {"bytes": index.stat().st_size, "sha256": _hash(index)}
+            files[f"rank-{rank}.safetensors"] = {key: said[key] for key in ("bytes", "sha256")}
         _guarded(place, lambda: write_text(place / MANIFEST, json.dumps({"step": step, "files": files, **facts})))
         final = self.folder / f"step-{step}"
         shutil.rmtree(final, ignore_errors=True)
         os.replace(place, final)
         _flush(self.folder)
-        for old in sorted(_complete(self.folder), key=_step)[: -max(1, keep)]:
+        earlier = [each for each in _complete(self.folder) if _step(each) <= step]
+        later = [each for each in _complete(self.folder) if _step(each) > step]  # damaged: this run was not there yet
+        for old in sorted(earlier, key=_step)[: -max(1, keep)] + later:
             gone = old.with_name(f".{old.name}")  # a name that is no checkpoint's, before the first file goes
             os.replace(old, gone)
             shutil.rmtree(gone, ignore_errors=True)
@@ -263,7 +268,6 @@ def damage(folder: Path) -> str | None:
                 return f"{name} has {size} bytes instead of {expected['bytes']}"
             if _hash(folder / name) != expected["sha256"]:
                 return f"{name} does not hold what was written"
-            json.loads((folder / name).with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None

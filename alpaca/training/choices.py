@@ -120,5 +120,5 @@ def fits_on_gpu(run_micro_batch: Callable[[int], None], tokens: int, later: int 
         return False
     finally:
         torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return bool(torch.cuda.max_memory_reserved() + later <= (1 - FREE_SHARE) * total)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ from alpaca.training.sharding import collect_gradients, gathered, trained
 from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats
 from alpaca.training.world import World
+
+SMALLEST_SCALE = 2.0**-14  # below this fp16 has lost every gradient that a scale of 1 would keep
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ class Progress:
         step: optimizer steps done.
         optimizer: its parameter groups hold the peak learning rate under `peak_lr`.
         scale: fp16's loss scale.
+        recent: losses of the steps since the last line of metrics.
     """
 
     step: int
     optimizer: torch.optim.Optimizer
     scale: LossScale
+    recent: list[float] = field(default_factory=list)
 
 
 def train(
@@ -118,7 +122,6 @@ def train(
         if progress.step:
             bar.resume_at(progress.step)
         meter.start()
-        recent: list[float] = []  # losses since the last line of metrics
         for number, (step, waited) in _prefetched(steps, progress.step, ahead):
             meter.waited(waited)
             for group in progress.optimizer.param_groups:
@@ -133,10 +136,10 @@ def train(
                 shared = torch.tensor([loss, float(stop)], dtype=torch.float64)
                 loss, stop = session.world.sum(shared).tolist()
             _check_finite(session, steps, number, loss, norm)
-            recent.append(loss)
+            progress.recent.append(loss)
             if progress.step % config.train.log_every_steps == 0 or progress.step == plan.steps:
-                mean = math.fsum(recent) / len(recent)
-                recent.clear()
+                mean = math.fsum(progress.recent) / len(progress.recent)
+                progress.recent.clear()
                 _log(session, progress, mean, norm, meter, plan.epoch_after(progress.step), bar)
             after_step(progress.step)
             if stop and progress.step < plan.steps:
@@ -172,9 +175,9 @@ def _update(
         except (RuntimeError, MemoryError) as error:
             if not guards.is_out_of_memory(error):
                 raise
-            failed = error
+            # Outside of this block the error is gone, and with it the frames that hold the failed pass.
         progress.optimizer.zero_grad(set_to_none=True)
-        step = _smaller(session, steps, number, failed)
+        step = _smaller(session, steps, number)
     if progress.scale.value != 1.0:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, 1 / progress.scale.value)
@@ -186,6 +189,11 @@ def _update(
         progress.optimizer.zero_grad(set_to_none=True)
     if session.compute.precision == "fp16":
         progress.scale.update(math.isfinite(norm))
+        if progress.scale.value < SMALLEST_SCALE:
+            raise RunFailed(
+                f"step {number + 1}: no gradient was finite in fp16 however small the loss was scaled; lower "
+                "optimizer.lr or set train.precision=fp32"
+            )
     return loss, norm
 
 
@@ -217,12 +225,12 @@ def _exchange_restored(model: nn.Module) -> Iterator[None]:
         collect_gradients(model, True)
 
 
-def _smaller(session: Session, steps: Steps, number: int, error: BaseException) -> Step:
+def _smaller(session: Session, steps: Steps, number: int) -> Step:
     """The same step in micro-batches of half the size; raises where that is not asked for or not possible."""
     before = steps.layout.micro_batch_tokens
     longest = int(steps.examples.lengths.max())
     if not session.world.alone or session.config.train.on_oom != "halve_micro_batch" or before // 2 < longest:
-        raise RunFailed(guards.out_of_memory(session.config, steps.layout, longest)) from error
+        raise RunFailed(guards.out_of_memory(session.config, steps.layout, longest))
     guards.release_memory()
     steps.layout = replace(steps.layout, micro_batch_tokens=before // 2)
     session.directory.note_choice("micro_batch_tokens", before // 2)

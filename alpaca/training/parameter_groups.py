@@ -30,7 +30,7 @@ def parameter_groups(
             matrix = parameter.dim() == 2 and id(parameter) not in outside and id(parameter) not in undecayed
             settings["rule"] = MUON if matrix else ADAMW
         groups.setdefault(tuple(settings.values()), {"params": [], **settings})["params"].append(parameter)
-    # The Trainer logs the first group's rate: that of the weights, not of a LoRA's B. Sorting is stable.
+    # The loop logs the first group's rate: that of the weights, not of a LoRA's B. Sorting is stable.
     return sorted(groups.values(), key=lambda group: group["lr"] != learning_rate)
 
 

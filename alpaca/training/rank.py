@@ -34,8 +34,19 @@ from alpaca.training.world import World
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-def work(config: Config, path: Path, overrides: list[str], world: World, handover: Handover | None = None) -> int:
+def work(
+    config: Config,
+    path: Path,
+    overrides: list[str],
+    world: World,
+    handover: Handover | None = None,
+    *,
+    on_host: bool = False,
+) -> int:
     """Train as `world`'s rank; returns the exit status, after one line for what went wrong.
+
+    Args:
+        on_host: this is the machine where several meet; the run is written in its folder.
 
     Raises:
         UserError: (alone) the run directory cannot be used.
@@ -47,7 +58,7 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
     timeout = config.parallelism.timeout_s
     directory: RunDirectory | None = None
     terminal = Terminal(silent=not world.is_main)
-    stopping = Stopping(lambda text: terminal.print(f"[yellow]{text}[/]"))
+    stopping = Stopping(_say_at_once if world.is_main else lambda text: None)
 
     def end(status: str, error: str | None) -> None:
         if directory is not None:
@@ -66,13 +77,14 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
             world.join(compute.device, timeout)
             _same_everywhere(world, mark)
         with stopping.installed(), Watchdog(world, timeout, lambda text: _give_up(world, handover, text)):
-            path = Path(world.tell(str(path.absolute())))
+            path = Path(_of_the_host(world.gather([str(path.absolute()), on_host])))
             directory = RunDirectory(path, mark, training_settings(config)) if world.is_main else Onlooker(path)
             if handover is not None and world.is_main:
                 handover.write("directory.json", str(path))
             terminal.log_to(directory.path / "run.log" if world.is_main else None)
-            directory.write_settings(config, overrides)
+            # Before config.yaml, which makes the folder a run's: who goes on with it must know its signature.
             directory.write_environment(device=str(compute.device), precision=compute.precision, world_size=world.size)
+            directory.write_settings(config, overrides)
             terminal.print(f"[bold]run[/]    {escape(str(path))}")
             summary = worker.run(config, mark, compute, directory, terminal, world, stopping, Beats(world))
             report(summary, path, terminal)
@@ -84,8 +96,6 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
             f"[yellow]interrupted[/] what was logged is in {escape(str(path))}; the same command goes on from its "
             "newest checkpoint"
         )
-        with contextlib.suppress(Exception):
-            world.barrier()
         return _ended(handover, world, INTERRUPTED_STATUS)
     except (UserError, RunFailed) as error:
         if directory is None and handover is None and world.alone:
@@ -107,6 +117,16 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
         world.leave()
 
 
+def _say_at_once(text: str) -> None:
+    """From a signal handler, which may have interrupted a write to any stream of Python's."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{text}\n".encode())
+
+
+def _of_the_host(offers: list[list[Any]]) -> str:
+    """The folder that the machine everyone meets at chose, else rank 0's; offers are [folder, is it the host]."""
+    return str(next((folder for folder, is_host in offers if is_host), offers[0][0]))
+
+
 def _same_everywhere(world: World, mark: str) -> None:
     marks = world.gather(mark)
     other = next((rank for rank, found in enumerate(marks) if found != marks[0]), None)
@@ -121,7 +141,7 @@ def _ended(handover: Handover | None, world: World, status: int) -> int:
     """With an agent the status goes through the handover: a rank that ends by itself, ends well."""
     if handover is None:
         return status
-    if world.is_main:
+    if world.local_rank == 0:
         handover.write("outcome.json", status)
     return 0
 
@@ -149,7 +169,7 @@ def main() -> int:
     handover.write(f"pid-{world.rank}.json", os.getpid())
     given = handover.read("job.json")
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), given["config"]))
-    return work(config, Path(given["path"]), given["overrides"], world, handover)
+    return work(config, Path(given["path"]), given["overrides"], world, handover, on_host=given["on_host"])
 
 
 if __name__ == "__main__":

@@ -83,9 +83,7 @@ class ScheduleFreeAdamW(Optimizer):
 
 
 def _schedule_free(optimizer: Any) -> ScheduleFreeAdamW | None:
-    """The optimizer under accelerate's wrapper, if it is one of ours."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    return inner if isinstance(inner, ScheduleFreeAdamW) else None
+    return optimizer if isinstance(optimizer, ScheduleFreeAdamW) else None
 
 
 @torch.no_grad()

@@ -61,17 +61,16 @@ class Segment:
 
     def train(self) -> Meter:
         """The rest of the plan; returns the meter of the whole run."""
-        with self.session.stopping.between_steps(self._save_unless_saved):
-            train(self.session, self.model, self.steps, self.progress, self.meter, self._after_step)
-            self.checkpoints.wait()
+        try:
+            with self.session.stopping.between_steps(self._save_unless_saved):
+                train(self.session, self.model, self.steps, self.progress, self.meter, self._after_step)
+                if self.session.stopping.asked:
+                    self._save_unless_saved()
+                self.checkpoints.wait()
+        finally:
+            self.checkpoints.close()
         settle(self.progress.optimizer)
         return self.meter
-
-    def close(self) -> None:
-        """The result is saved: only checkpoints that are wanted stay."""
-        self.checkpoints.close()
-        if self.session.config.train.keep_checkpoints == 0:
-            self.checkpoints.remove_all()
 
     def _after_step(self, step: int) -> None:
         train, plan = self.session.config.train, self.steps.plan

@@ -40,6 +40,7 @@ def facts_of(
             for name, state in _states(model, progress.optimizer).items()
         },
         "scale": asdict(progress.scale),
+        "recent": progress.recent,
         "totals": meter.totals(),
     }
 
@@ -70,7 +71,7 @@ def restore(
     groups = [{**now, **_like(now, then)} for now, then in zip(current, facts["groups"], strict=True)]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     progress.step = facts["step"]
-    progress.scale = LossScale(**facts["scale"])
+    progress.scale, progress.recent = LossScale(**facts["scale"]), list(facts["recent"])
     meter.resume(facts["totals"])
     restore_rng(reader, world.rank, device)
 

@@ -34,6 +34,7 @@ from alpaca.tracking.run_directory import FINISHED, RunDirectory, read_json, wri
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
 from alpaca.training.batches import Layout, Steps, label_tensors, model_inputs
+from alpaca.training.checkpoint import Checkpoints
 from alpaca.training.choices import Choices, choose_layout, fits_on_gpu, largest_that_fits
 from alpaca.training.guards import memory_advice
 from alpaca.training.loop import Session
@@ -113,6 +114,8 @@ def run(
         summary = {"signature": mark, **_train_and_score(session, mark, prepared, choices, model, tokenizer)}
         summary["trained_parameters"], summary["parameters"] = trained, total
         directory.finish(FINISHED, summary)
+        if config.train.keep_checkpoints == 0:
+            Checkpoints(directory.path / "checkpoints", world, compute.device).remove_all()
     except BaseException:
         session.tracker.finish(1, {})
         raise
@@ -293,7 +296,6 @@ def _train_and_score(
         save_model(inner, tokenizer, folder, template, write_json, weights)
     if world.is_main or is_sharded(model):
         save_probe(inner, prepared.train.prompt(0), directory.path / "probe.safetensors", keep=world.is_main)
-    segment.close()
     if not world.is_main:
         return _summary(config, prepared, meter, session.compute, before, after, str(folder))
     if before is not None and after is not None and held_out is not None:
