@@ -156,15 +156,49 @@ def _check_parallelism(parallelism: ParallelismConfig) -> None:
             f"parallelism={parallelism.name} with parallelism.devices={parallelism.devices} and "
             f"nodes={parallelism.nodes}: it uses one device; choose parallelism=ddp or parallelism=fsdp"
         )
-    if parallelism.sharding == "full" and devices == 1:
+    if parallelism.sharding not in ("none", "replicate") and devices == 1:
         raise UserError(
             f"parallelism={parallelism.name} with parallelism.devices=1: there is nothing to shard over; "
             "choose parallelism=single or give two devices or more"
         )
+    if parallelism.offload and parallelism.sharding in ("none", "replicate"):
+        raise UserError(
+            f"parallelism.offload=true with parallelism={parallelism.name}: only split weights are kept in the host's "
+            "memory; choose parallelism=fsdp_offload"
+        )
+    if parallelism.rendezvous is not None and not _is_endpoint(parallelism.rendezvous):
+        raise UserError(
+            f"parallelism.rendezvous={parallelism.rendezvous}: give HOST:PORT with a port from 1 to 65535, such as "
+            "host0:29500"
+        )
+
+
+def _is_endpoint(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65536
 
 
 def _check_training(config: Config) -> None:
     train, optimizer = config.train, config.optimizer
+    if train.resume not in ("auto", "never"):
+        folder = Path(train.resume).expanduser()
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"train.resume={train.resume}: no run directory; give auto, never, or the folder of a run")
+        if config.output_dir and Path(config.output_dir).expanduser().absolute() != folder.absolute():
+            raise UserError(
+                f"train.resume={train.resume} with output_dir={config.output_dir}: a run goes on in its own folder; "
+                "leave out output_dir"
+            )
+    if train.on_oom != "stop" and config.parallelism.sharding != "none":
+        raise UserError(
+            f"train.on_oom={train.on_oom} with parallelism={config.parallelism.name}: one rank alone cannot repeat a "
+            "step; set train.on_oom=stop, or train.micro_batch_tokens to what fits"
+        )
+    if train.eval_every_steps is not None and train.eval_rows == 0:
+        raise UserError(
+            f"train.eval_every_steps={train.eval_every_steps} with train.eval_rows=0: there are no held-out rows; "
+            "set train.eval_rows=1 or more"
+        )
     if train.micro_batch_tokens is not None and train.micro_batch_tokens < train.max_length:
         raise UserError(
             f"train.micro_batch_tokens={train.micro_batch_tokens}: a micro-batch must hold the longest example, "

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -30,6 +31,11 @@ from alpaca.errors import RunFailed, UserError
 
 OPEN_KEYS = ("model.architecture", "data_source.columns", "data_source.mix", "data_source.sources")
 INTERRUPTED = 130  # the shell's status for Ctrl-C
+
+# At import, not in a command: a launcher's process on another machine imports this module and nothing else of ours.
+OmegaConf.register_new_resolver(
+    "sweep_dir", lambda *, _root_: str(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name), replace=True
+)
 
 
 def typed(config: DictConfig) -> Config:
@@ -91,15 +97,20 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     become one line too (exit 2). A traceback appears only for a bug in this program.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # conf/hydra/launcher has files by the plugins' own names: they are meant to be checked against the plugins' schemas
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated")
     arguments = sys.argv[1:] if argv is None else argv
     sys.argv = [sys.argv[0], *arguments]
     errors: list[Exception] = []
+    home = os.getpid()
 
     @functools.wraps(task)
     def guarded(config: DictConfig) -> None:  # Hydra would print a line of its own about an error in the task
         try:
             task(config)
         except Exception as error:
+            if os.getpid() != home:  # in a launcher's process: it takes the error home
+                raise
             errors.append(error)
 
     try:

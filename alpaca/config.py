@@ -203,13 +203,21 @@ class ParallelismConfig:
     sharding: str = setting(
         "none",
         NOTHING,
-        "none: one device; replicate: a full copy on each (DDP); full: weights split over devices (FSDP2).",
-        choices=("none", "replicate", "full"),
+        "none: one device; replicate: a full copy on each (DDP); full: weights, gradients and optimizer state split "
+        "(FSDP2); grad_op: whole weights stay from forward to backward; hybrid: split in a node, copied across nodes.",
+        choices=("none", "replicate", "full", "grad_op", "hybrid"),
     )
+    offload: bool = setting(False, NOTHING, "Keep split weights and optimizer state in the host's memory.")
     devices: int | None = setting(
         None, NOTHING, "Devices on each node; null is 1 on CPU and all accelerators otherwise", at_least=1
     )
-    nodes: int = setting(1, NOTHING, "Machines that take part", at_least=1)
+    nodes: int = setting(1, NOTHING, "Machines that take part; the same command is run on each", at_least=1)
+    rendezvous: str | None = setting(
+        None, NOTHING, "HOST:PORT where several machines meet: the name of one of them and a free port."
+    )
+    timeout_s: float = setting(
+        600, NOTHING, "A rank that does not move for so long is named and the run ends; it", above=0
+    )
 
 
 @dataclass
@@ -272,6 +280,28 @@ class TrainConfig:
     max_grad_norm: float | None = setting(
         1.0, TRAINING, "Clip the gradient to this norm; null does not clip. It", above=0
     )
+    save_every_steps: int | None = setting(None, NOTHING, "Optimizer steps between two checkpoints", at_least=1)
+    save_every_epoch: bool = setting(True, NOTHING, "A checkpoint after every epoch but the last.")
+    keep_checkpoints: int = setting(
+        0, NOTHING, "Newest checkpoints left when the run is finished; while it runs at least one is kept", at_least=0
+    )
+    rehearse_save: bool = setting(
+        True, NOTHING, "After the first step save everything once and discard it, so that trouble shows at once."
+    )
+    resume: str = setting(
+        "auto",
+        NOTHING,
+        "auto: go on with the newest unfinished run of the same signature; never: begin a new one; or a run directory.",
+    )
+    on_oom: str = setting(
+        "stop",
+        NOTHING,
+        "Out of memory: stop with advice, or halve_micro_batch and repeat the step (one device).",
+        choices=("stop", "halve_micro_batch"),
+    )
+    eval_every_steps: int | None = setting(
+        None, NOTHING, "Steps between two measurements of the held-out loss while training", at_least=1
+    )
     eval_rows: int = setting(128, TRAINING, "Rows held out, chosen by a hash of their text", at_least=0)
     log_every_steps: int = setting(1, NOTHING, "Steps between two lines of metrics.jsonl", at_least=1)
 
@@ -309,6 +339,15 @@ class TrackerConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the runs of a multirun are worked off."""
+
+    parallel_jobs: int = setting(
+        1, NOTHING, "Runs of a multirun at once on this machine, each with accelerators of its own", at_least=1
+    )
+
+
+@dataclass
 class Config:
     """A run: `python -m alpaca.run` composes one of these from `conf/` and the command line."""
 
@@ -325,3 +364,4 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

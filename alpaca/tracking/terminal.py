@@ -18,10 +18,17 @@ LINE_EVERY_S = 10.0
 class Terminal:
     """Prints to standard output and to a log file, and draws progress."""
 
-    def __init__(self, log: Path | None = None):
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
-        self._log_stream: TextIO | None = log.open("a", encoding="utf-8") if log else None
-        self._log = Console(file=self._log_stream, width=160, highlight=False) if self._log_stream else None
+    def __init__(self, log: Path | None = None, *, silent: bool = False):
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty(), quiet=silent)
+        self._log_stream: TextIO | None = None
+        self._log: Console | None = None
+        self.log_to(log)
+
+    def log_to(self, log: Path | None) -> None:
+        """Keep what is printed from here on in `log` too; None keeps nothing."""
+        if log is not None:
+            self._log_stream = log.open("a", encoding="utf-8")
+            self._log = Console(file=self._log_stream, width=160, highlight=False)
 
     def print(self, *content: RenderableType, style: str | None = None) -> None:
         """Print renderables or markup to both."""
@@ -49,7 +56,7 @@ class Bar:
 
     def __init__(self, terminal: Terminal, what: str, total: int):
         self.terminal, self.what, self.total = terminal, what, total
-        self.done = 0
+        self.done = self._done_before = 0
         self._last_line = self._started = time.monotonic()
         self._live = (
             Progress(
@@ -77,6 +84,10 @@ class Bar:
         if self._live:
             self._live.stop()
 
+    def resume_at(self, done: int) -> None:
+        """So many units were done before this process began; they tell nothing about its speed."""
+        self.done = self._done_before = done
+
     def advance(self, count: int = 1, values: str = "") -> None:
         """`count` more units are done; `values` are shown beside the bar."""
         self.done += count
@@ -87,7 +98,7 @@ class Bar:
             return
         self._last_line = now
         spent = now - self._started
-        left = spent / self.done * (self.total - self.done)
+        left = spent / max(1, self.done - self._done_before) * (self.total - self.done)
         line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed, {_clock(left)} left"
         if self._live is None:
             self.terminal.print(line)

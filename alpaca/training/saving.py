@@ -19,9 +19,16 @@ UNFINISHED = ".model-unfinished"
 
 
 def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, template: dict[str, Any], write_json: Any
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    template: dict[str, Any],
+    write_json: Any,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write weights (adapter or full, safetensors), tokenizer and template beside `folder`, then rename.
+
+    `weights` is the whole state dict where the model itself holds only a part of it.
 
     Raises:
         RunFailed: the disk is full or the folder cannot be written; nothing is left under `folder`.
@@ -29,7 +36,8 @@ def save_model(
     beside = folder.with_name(UNFINISHED)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        model.save_pretrained(beside, safe_serialization=True) if _is_adapter(model) else model.save_pretrained(beside)
+        given = {} if weights is None else {"state_dict": weights}
+        model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
         write_json(beside / "template.json", template)
         if _is_adapter(model):
@@ -48,15 +56,18 @@ def save_model(
 
 
 @torch.no_grad()
-def save_probe(model: nn.Module, prompt: np.ndarray, file: Path) -> None:
+def save_probe(model: nn.Module, prompt: np.ndarray, file: Path, *, keep: bool = True) -> None:
     """`probe.safetensors`: token ids of one prompt and the model's fp32 logits after it.
 
-    A model reloaded in the dtype that the file's metadata names (the base's storage) must give these logits
-    again; `input_ids` (1, n), `logits` (vocabulary,).
+    Every rank that holds a part of the model computes, one keeps. A model reloaded in the dtype that the
+    file's metadata names (the base's storage) must give these logits again; `input_ids` (1, n), `logits` (vocabulary,).
     """
     stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+    found = probe(model, prompt)
+    if not keep:
+        return
     try:
-        save_file(probe(model, prompt), str(file), metadata={"dtype": stored})
+        save_file(found, str(file), metadata={"dtype": stored})
     except Exception as error:
         file.unlink(missing_ok=True)
         raise RunFailed(f"{file}: could not be saved ({error}); free space or choose output_dir=DIR") from error

@@ -32,7 +32,7 @@ def score_before(
         "generate": [quick.generate_rows, quick.max_new_tokens],
         "versions": [torch.__version__, transformers.__version__],
     }
-    scores, known = cached(key, lambda: score(session, quick, held_out, model, layout, "scoring before"))
+    scores, known = cached(key, lambda: score(session, quick, held_out, model, layout, "scoring before"), session.world)
     session.terminal.print(
         f"[bold]before[/] loss {scores.metrics['eval/loss']:.4f} on {len(held_out.examples)} held-out rows"
         + (" (kept from an earlier run)" if known else "")
@@ -45,7 +45,14 @@ def score(
 ) -> QuickScores:
     """Scores of the model as it is, with a progress bar over the answers."""
     with session.terminal.progress(what, min(quick.generate_rows, len(held_out.examples))) as bar:
-        return quick_scores(model, held_out, quick, compute=session.compute, layout=layout, on_answers=bar.advance)
+
+        def on_answers(count: int) -> None:
+            session.beats.beat(what)
+            bar.advance(count)
+
+        return quick_scores(
+            model, held_out, quick, compute=session.compute, layout=layout, world=session.world, on_answers=on_answers
+        )
 
 
 def log_scores(session: Session, step: int, epoch: float, scores: QuickScores) -> None:
