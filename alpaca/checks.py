@@ -14,6 +14,7 @@ from alpaca.config import Config, DataSourceConfig, ParallelismConfig, TemplateC
 from alpaca.data.columns import MAPPABLE
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
+from alpaca.pairs import check_pairs
 from alpaca.signature import RANDOM
 
 SMALLEST_VOCABULARY = 259  # 256 bytes, <pad>, <s> and </s>
@@ -27,6 +28,7 @@ def check(config: Config) -> None:
     _check_data(config)
     _check_template(config.template)
     _check_parallelism(config.parallelism)
+    check_pairs(config)
     _check_training(config)
 
 
@@ -204,8 +206,6 @@ def _check_training(config: Config) -> None:
             f"train.micro_batch_tokens={train.micro_batch_tokens}: a micro-batch must hold the longest example, "
             f"train.max_length={train.max_length} tokens; raise the first or lower the second"
         )
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        raise UserError(f"optimizer.betas={optimizer.betas}: two numbers from 0 to below 1, such as [0.9,0.999]")
     if optimizer.warmup > 1 and optimizer.warmup != int(optimizer.warmup):
         raise UserError(f"optimizer.warmup={optimizer.warmup}: from 1 on it counts steps; give a whole number")
     if config.evaluation.quick is not None and train.eval_rows == 0:

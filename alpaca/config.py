@@ -166,8 +166,27 @@ class AdapterConfig:
     rank: int = setting(8, TRAINING, "The LoRA rank", at_least=1)
     alpha: float = setting(16, TRAINING, "LoRA scaling: updates are multiplied by alpha / rank; it", above=0)
     dropout: float = setting(0.0, TRAINING, "Dropout before the LoRA A matrices", at_least=0, at_most=0.95)
-    targets: list[str] = setting([], TRAINING, "Names of the layers that get LoRA; empty means every linear layer.")
+    targets: list[str] = setting(
+        [],
+        TRAINING,
+        "Linear layers that get LoRA: roles (all, attention, query_value, mlp) or names; empty means all.",
+    )
     default_lr: float = setting(2e-5, TRAINING, "Peak learning rate where optimizer.lr is null", above=0)
+    b_lr_ratio: float = setting(
+        1.0, TRAINING, "LoRA+: the learning rate of the B matrices is this many times that of A", above=0
+    )
+    use_dora: bool = setting(False, TRAINING, "DoRA: a trained magnitude for each output beside the low-rank update.")
+    use_rslora: bool = setting(False, TRAINING, "rsLoRA: updates are scaled by alpha / sqrt(rank).")
+    init: str = setting(
+        "default",
+        TRAINING,
+        "First A and B: default (uniform A, B zero), gaussian (normal A, B zero), pissa (principal singular "
+        "vectors, taken out of the base).",
+        choices=("default", "gaussian", "pissa"),
+    )
+    bits: int | None = setting(None, TRAINING, "Frozen linear layers in 4 or 8 bits; null leaves them as they are.")
+    quant_type: str = setting("nf4", TRAINING, "Code of 4-bit weights.", choices=("nf4", "fp4"))
+    double_quant: bool = setting(True, TRAINING, "Quantise the scales of 4-bit weights too: 0.37 bits a weight less.")
 
 
 @dataclass
@@ -175,22 +194,44 @@ class OptimizerConfig:
     """Update rule, learning rate and schedule."""
 
     name: str = setting("", NOTHING, "Name of the YAML; appears in tags and tables.")
-    kind: str = setting("adamw", TRAINING, "The update rule.", choices=("adamw",))
+    kind: str = setting(
+        "adamw",
+        TRAINING,
+        "The update rule.",
+        choices=(
+            "adamw",
+            "adamw_8bit",
+            "paged_adamw_8bit",
+            "adafactor",
+            "lion",
+            "muon",
+            "schedule_free",
+            "sgd",
+        ),
+    )
     lr: float | None = setting(None, TRAINING, "Peak learning rate; null is adapter.default_lr x lr_factor", above=0)
     lr_factor: float = setting(1.0, TRAINING, "What this update rule multiplies adapter.default_lr by", above=0)
-    betas: list[float] = setting([0.9, 0.999], TRAINING, "Decay rates of the two moments.")
-    eps: float = setting(1e-8, TRAINING, "Added to the denominator", above=0)
-    weight_decay: float = setting(0.0, TRAINING, "Decoupled weight decay; 0 in the recipe", at_least=0)
+    betas: list[float] = setting([0.9, 0.999], TRAINING, "Decay rates of the two moments; empty for rules without.")
+    eps: float | None = setting(1e-8, TRAINING, "Added to the denominator; null for rules without one. It", above=0)
+    momentum: float | None = setting(
+        None, TRAINING, "Decay rate of the summed gradients of sgd and muon; null elsewhere. It", at_least=0, at_most=1
+    )
+    weight_decay: float = setting(
+        0.0, TRAINING, "Decoupled weight decay (sgd adds it to the gradient); 0 in the recipe", at_least=0
+    )
     schedule: str = setting(
-        "cosine", TRAINING, "Learning rate after warm-up.", choices=("cosine", "linear", "constant")
+        "cosine", TRAINING, "Learning rate after warm-up.", choices=("cosine", "linear", "constant", "wsd")
     )
     warmup: float = setting(
         0.03, TRAINING, "Warm-up: a share of all steps below 1, a number of steps from 1 on; it", at_least=0
     )
+    decay_share: float = setting(
+        0.1, TRAINING, "With schedule=wsd the share of all steps over which the rate falls to 0; it", above=0, at_most=1
+    )
     state_precision: str = setting(
         "fp32",
         TRAINING,
-        "Storage of the two moments; bf16 halves the optimizer's memory and rounds them by chance.",
+        "Storage of adamw's two moments; bf16 halves the optimizer's memory and rounds them by chance.",
         choices=("fp32", "bf16"),
     )
 
@@ -281,7 +322,9 @@ class TrainConfig:
         1.0, TRAINING, "Clip the gradient to this norm; null does not clip. It", above=0
     )
     save_every_steps: int | None = setting(None, NOTHING, "Optimizer steps between two checkpoints", at_least=1)
-    save_every_epoch: bool = setting(True, NOTHING, "A checkpoint after every epoch but the last.")
+    save_every_epoch: bool = setting(
+        True, NOTHING, "A checkpoint after every epoch, the last one for scoring and saving to fall back on."
+    )
     keep_checkpoints: int = setting(
         0, NOTHING, "Newest checkpoints left when the run is finished; while it runs at least one is kept", at_least=0
     )

@@ -60,8 +60,11 @@ def devices_here(config: Config) -> int:
     import torch
 
     from alpaca.training import precision
+    from alpaca.training.devices import check_device
 
-    precision.choose(config.train.precision)  # refuses what this machine cannot compute in
+    # Refuses what this machine cannot compute in.
+    for line in check_device(config, precision.choose(config.train.precision).device):
+        print(line, flush=True)
     wanted, there = config.parallelism.devices, torch.cuda.device_count()
     if config.parallelism.sharding == "none":
         return 1

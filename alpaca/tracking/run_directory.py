@@ -132,6 +132,12 @@ class RunDirectory:
             },
         )
 
+    def note_choice(self, name: str, value: Any) -> None:
+        """An automatic choice that changed while the run went on; the next process begins with it."""
+        found = read_json(self.path / "env.json")
+        found["automatic"] = {**found.get("automatic", {}), name: value}
+        self.write_json("env.json", found)
+
     def write_json(self, name: str, content: Any) -> None:
         """A JSON file of the run directory, whole or not at all."""
         write_text(self.path / name, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
@@ -173,7 +179,7 @@ class Onlooker(RunDirectory):
     def _nothing(self, *_: Any, **__: Any) -> None:
         """Rank 0 writes."""
 
-    rewind = write_settings = write_environment = write_json = write_jsonl = _nothing
+    rewind = note_choice = write_settings = write_environment = write_json = write_jsonl = _nothing
     log_metrics = finish = close = _nothing
 
 

@@ -109,7 +109,8 @@ def train(
         Stopped: a signal asked for the end; the step under way was finished.
     """
     config, plan = session.config, steps.plan
-    factor = learning_rate_factor(config.optimizer.schedule, config.optimizer.warmup, plan.steps)
+    rule = config.optimizer
+    factor = learning_rate_factor(rule.schedule, rule.warmup, plan.steps, rule.decay_share)
     with (
         session.terminal.progress("training", plan.steps) as bar,
         ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead,
@@ -117,6 +118,7 @@ def train(
         if progress.step:
             bar.resume_at(progress.step)
         meter.start()
+        recent: list[float] = []  # losses since the last line of metrics
         for number, (step, waited) in _prefetched(steps, progress.step, ahead):
             meter.waited(waited)
             for group in progress.optimizer.param_groups:
@@ -131,8 +133,11 @@ def train(
                 shared = torch.tensor([loss, float(stop)], dtype=torch.float64)
                 loss, stop = session.world.sum(shared).tolist()
             _check_finite(session, steps, number, loss, norm)
+            recent.append(loss)
             if progress.step % config.train.log_every_steps == 0 or progress.step == plan.steps:
-                _log(session, progress, loss, norm, meter, plan.epoch_after(progress.step), bar)
+                mean = math.fsum(recent) / len(recent)
+                recent.clear()
+                _log(session, progress, mean, norm, meter, plan.epoch_after(progress.step), bar)
             after_step(progress.step)
             if stop and progress.step < plan.steps:
                 session.stopping.stop()
@@ -141,11 +146,14 @@ def train(
 
 def _prefetched(steps: Steps, start: int, ahead: ThreadPoolExecutor) -> Iterator[tuple[int, tuple[Step, float]]]:
     """Number and content of each step from `start` on, with the seconds waited; the next one is made meanwhile."""
-    coming = ahead.submit(steps.__getitem__, start) if start < len(steps) else None
+    layout, coming = steps.layout, ahead.submit(steps.__getitem__, start) if start < len(steps) else None
     for number in range(start, len(steps)):
         assert coming is not None
         before = time.perf_counter()
         step = coming.result()
+        if layout is not steps.layout:  # made before memory ran out
+            step = steps[number]
+        layout = steps.layout
         if number + 1 < len(steps):
             coming = ahead.submit(steps.__getitem__, number + 1)
         yield number, (step, time.perf_counter() - before)
@@ -188,7 +196,7 @@ def _backward(session: Session, model: nn.Module, step: Step, scale: float) -> f
     """
     model.train()
     device = session.compute.device
-    with _gradients_kept_on_error(model):
+    with _exchange_restored(model):
         parts = []
         for index, batch in enumerate(step.micro_batches, 1):
             collect_gradients(model, index == len(step.micro_batches))
@@ -201,7 +209,8 @@ def _backward(session: Session, model: nn.Module, step: Step, scale: float) -> f
 
 
 @contextlib.contextmanager
-def _gradients_kept_on_error(model: nn.Module) -> Iterator[None]:
+def _exchange_restored(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, gradients are exchanged again afterwards."""
     try:
         yield
     finally:
@@ -216,6 +225,7 @@ def _smaller(session: Session, steps: Steps, number: int, error: BaseException) 
         raise RunFailed(guards.out_of_memory(session.config, steps.layout, longest)) from error
     guards.release_memory()
     steps.layout = replace(steps.layout, micro_batch_tokens=before // 2)
+    session.directory.note_choice("micro_batch_tokens", before // 2)
     session.terminal.warn(
         f"out of memory in step {number + 1}: micro-batches of {before // 2:,} tokens from here on (train.on_oom); "
         f"the step is repeated, the numbers stay the same"

@@ -41,6 +41,8 @@ def work(config: Config, path: Path, overrides: list[str], world: World, handove
         UserError: (alone) the run directory cannot be used.
     """
     compute = precision.choose(config.train.precision, local_rank=world.local_rank)
+    if compute.device.type == "cuda":
+        torch.cuda.set_device(compute.device)
     mark = signature(config)  # once: files may change while the run trains
     timeout = config.parallelism.timeout_s
     directory: RunDirectory | None = None
@@ -147,8 +149,6 @@ def main() -> int:
     handover.write(f"pid-{world.rank}.json", os.getpid())
     given = handover.read("job.json")
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), given["config"]))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(world.local_rank)
     return work(config, Path(given["path"]), given["overrides"], world, handover)
 
 

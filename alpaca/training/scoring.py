@@ -20,12 +20,13 @@ def score_before(
 ) -> QuickScores:
     """Scores of the untrained model, from the cache where an earlier run started from the same point."""
     settings = training_settings(session.config)
-    is_random = session.config.model.weights == RANDOM
+    is_random, adapter = session.config.model.weights == RANDOM, session.config.adapter
     key = {
         "weights": settings["model.weights"],
         "architecture": settings["model.architecture"] if is_random else None,
         "seed": session.config.train.seed if is_random else None,
         "stored": str(next(model.parameters()).dtype),
+        "bits": [adapter.bits, adapter.quant_type, adapter.double_quant] if adapter.bits else None,
         "precision": session.compute.precision,
         "device": session.compute.device.type,
         "data": held_out.content(),

@@ -14,6 +14,7 @@ from alpaca.training.flops import ModelFlops, peak_tflops
 from alpaca.training.loop import LossScale, Progress, Session, train
 from alpaca.training.metering import Meter
 from alpaca.training.optimizers import build_optimizer, peak_learning_rate
+from alpaca.training.schedule_free import averaged, settle
 from alpaca.training.sharding import whole_weights, without_wrapper
 from alpaca.training.state import facts_of, restore, tensors_of
 
@@ -29,7 +30,8 @@ class Segment:
         self.meter = Meter(
             compute.device, ModelFlops.of(without_wrapper(model)), peak_tflops(compute.device, compute.precision)
         )
-        optimizer = build_optimizer(model, config.optimizer, peak_learning_rate(config.optimizer, config.adapter))
+        rate = peak_learning_rate(config.optimizer, config.adapter)
+        optimizer = build_optimizer(model, config.optimizer, rate, b_lr_ratio=config.adapter.b_lr_ratio)
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         self.progress = Progress(0, optimizer, LossScale.of(compute.precision))
@@ -62,6 +64,7 @@ class Segment:
         with self.session.stopping.between_steps(self._save_unless_saved):
             train(self.session, self.model, self.steps, self.progress, self.meter, self._after_step)
             self.checkpoints.wait()
+        settle(self.progress.optimizer)
         return self.meter
 
     def close(self) -> None:
@@ -76,9 +79,7 @@ class Segment:
             self._rehearse()
         if self.held_out is not None and train.eval_every_steps and step % train.eval_every_steps == 0:
             self._evaluate(step)
-        if step == plan.steps:
-            return
-        epoch_ends = int(plan.epoch_after(step)) > int(plan.epoch_after(step - 1))
+        epoch_ends = step == plan.steps or int(plan.epoch_after(step)) > int(plan.epoch_after(step - 1))
         every = train.save_every_steps
         if (every and step % every == 0) or (train.save_every_epoch and epoch_ends):
             self._save()
@@ -106,14 +107,15 @@ class Segment:
     def _evaluate(self, step: int) -> None:
         assert self.held_out is not None
         session = self.session
-        losses = held_out_losses(
-            self.model,
-            self.held_out.examples,
-            self.held_out.response_bytes(),
-            compute=session.compute,
-            layout=self.steps.layout,
-            world=session.world,
-        )
+        with averaged(self.progress.optimizer):
+            losses = held_out_losses(
+                self.model,
+                self.held_out.examples,
+                self.held_out.response_bytes(),
+                compute=session.compute,
+                layout=self.steps.layout,
+                world=session.world,
+            )
         if session.world.is_main:
             metrics = losses.metrics()
             session.directory.log_metrics(step, self.steps.plan.epoch_after(step), metrics)

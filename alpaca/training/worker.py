@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
 from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
 from alpaca.modeling.fused import fuse_layers
 from alpaca.modeling.layers import checkpoint_activations, compile_layers
+from alpaca.modeling.quantised import quantisation
 from alpaca.modeling.tokenizer import template_for, text_encoder
 from alpaca.tracking.run_directory import FINISHED, RunDirectory, read_json, write_text
 from alpaca.tracking.terminal import Terminal
@@ -38,8 +40,9 @@ from alpaca.training.guards import memory_advice
 from alpaca.training.loop import Session
 from alpaca.training.loss import supervised_loss
 from alpaca.training.metering import Meter, peak_memory_gib
+from alpaca.training.optimizers import state_bytes
 from alpaca.training.precision import Compute
-from alpaca.training.saving import save_model, save_probe
+from alpaca.training.saving import keep_drawn_base, save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before
 from alpaca.training.segment import Segment
 from alpaca.training.self_check import self_check
@@ -48,7 +51,6 @@ from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats
 from alpaca.training.world import World
 
-STATE_BYTES = {"fp32": 8, "bf16": 4}  # of the optimizer for each trained weight: two moments
 SHARDED_TOKENS = 8192
 FEW_STEPS = 10  # below this a schedule with warm-up is hardly a schedule
 
@@ -91,7 +93,7 @@ def run(
         world.barrier()
     beats.beat("loading the model")
     with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
-        model = build_model(config, tokenizer, compute)
+        model = build_model(config, tokenizer, compute, directory.path if world.is_main else None)
     choices = _same_on_every_rank(choose(config, compute, model, prepared.train, world), directory, config, world)
     directory.write_environment(
         device=str(compute.device), precision=compute.precision, world_size=world.size, choices=choices.recorded()
@@ -149,11 +151,26 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Termin
     return Prepared(data.train, held_out, template, plan, facts)
 
 
-def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> nn.Module:
-    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32."""
+def build_model(
+    config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute, run: Path | None = None
+) -> nn.Module:
+    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32.
+
+    A random base of an adapter is kept in the run directory `run`, for the result to be loadable.
+    """
     stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
     dtype = torch.float32 if config.adapter.kind == FULL else stored
-    base = load_model(config.model, tokenizer, seed=config.train.seed, dtype=dtype, device=compute.device)
+    base = load_model(
+        config.model,
+        tokenizer,
+        seed=config.train.seed,
+        dtype=dtype,
+        device=compute.device,
+        quantisation=quantisation(config.adapter, compute.frozen_dtype),
+        on_drawn=lambda drawn: (
+            keep_drawn_base(drawn, tokenizer, run) if run is not None and config.adapter.kind != FULL else None
+        ),
+    )
     if config.train.packing == "on":
         chosen = config.model.attention
         varlen_works = compute.device.type == "cuda" and compute.precision != "fp32"
@@ -210,7 +227,7 @@ def choose(config: Config, compute: Compute, model: nn.Module, examples: Example
         finally:
             model.zero_grad(set_to_none=True)
 
-    state = trained_parameters(model)[0] * STATE_BYTES[config.optimizer.state_precision]
+    state = int(trained_parameters(model)[0] * state_bytes(config.optimizer))
     found = largest_that_fits(
         lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
     )
