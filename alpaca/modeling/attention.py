@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from alpaca.data.microbatch import Segments
 from alpaca.errors import UserError
+from alpaca.modeling.fused import unfused
 
 SEGMENT = "alpaca_segment"
 VARLEN = "alpaca_varlen"
@@ -30,14 +31,18 @@ def register() -> None:
 
 @contextlib.contextmanager
 def plain_attention(model: Any) -> Iterator[Any]:
-    """The model as generation and a reader from outside use it: evaluation mode, ordinary attention; then as before."""
+    """The model as generation and a reader from outside use it: evaluation mode, all of it transformers' own code.
+
+    Afterwards everything is as before.
+    """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     before, training = inner.config._attn_implementation, model.training
     model.eval()
     if before in (SEGMENT, VARLEN):
         inner.set_attn_implementation("sdpa" if getattr(inner, "_supports_sdpa", True) else "eager")
     try:
-        yield model
+        with unfused(model):
+            yield model
     finally:
         inner.set_attn_implementation(before)
         model.train(training)

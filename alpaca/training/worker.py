@@ -27,6 +27,7 @@ from alpaca.evaluation.quick import HeldOut, QuickScores
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
 from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
+from alpaca.modeling.fused import fuse_layers
 from alpaca.modeling.layers import checkpoint_activations, compile_layers
 from alpaca.modeling.quantised import quantisation
 from alpaca.modeling.tokenizer import template_for, text_encoder
@@ -187,7 +188,9 @@ def build_model(
     checkpoint_activations(base, config.train.activation_checkpointing)
     model = add_adapter(base, config.adapter, seed=config.train.seed)
     if config.train.compile:
-        compile_layers(model)
+        compile_layers(model)  # which fuses by itself
+    else:
+        fuse_layers(model)
     return model
 
 

@@ -14,6 +14,7 @@ from alpaca.config import AdapterConfig
 from alpaca.data.encoding import Examples
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import add_adapter
+from alpaca.modeling.fused import fuse_layers, unfused
 from alpaca.modeling.layers import checkpoint_activations
 from alpaca.training.batches import Step, label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss
@@ -70,6 +71,7 @@ def build(
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
+    fuse_layers(adapted)
     return adapted.train()
 
 
@@ -113,18 +115,19 @@ def of_step(model: Any, steps: Sequence[Step]) -> tuple[float, Gradients]:
 
 
 def alone(model: Any, examples: Examples) -> tuple[float, Gradients]:
-    """The same from one example at a time, with transformers' own attention and logits of every position."""
+    """The same from one example at a time, by transformers' own code and logits of every position."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     before, supervised = inner.config._attn_implementation, int(examples.supervised.sum())
     inner.set_attn_implementation("eager")
     model.zero_grad()
     total = 0.0
-    for index in range(len(examples)):
-        row, first = torch.from_numpy(examples.ids(index).astype(np.int64)), int(examples.first_labels[index])
-        logits = model(input_ids=row[None], use_cache=False).logits[0, first - 1 : -1]
-        loss = F.cross_entropy(logits.float(), row[first:], reduction="sum") / supervised
-        loss.backward()
-        total += float(loss.detach())
+    with unfused(model):
+        for index in range(len(examples)):
+            row, first = torch.from_numpy(examples.ids(index).astype(np.int64)), int(examples.first_labels[index])
+            logits = model(input_ids=row[None], use_cache=False).logits[0, first - 1 : -1]
+            loss = F.cross_entropy(logits.float(), row[first:], reduction="sum") / supervised
+            loss.backward()
+            total += float(loss.detach())
     inner.set_attn_implementation(before)
     return total, gradients(model)
 
