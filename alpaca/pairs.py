@@ -103,8 +103,8 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
         )
     if kind == "schedule_free" and optimizer.betas[0] == 0:
         raise UserError(
-            f"optimizer.betas={optimizer.betas} with optimizer={optimizer.name}: the average is found by dividing by the "
-            "first; set optimizer.betas=[0.9,0.999]"
+            f"optimizer.betas={optimizer.betas} with optimizer={optimizer.name}: the average is found by dividing by "
+            "the first; set optimizer.betas=[0.9,0.999]"
         )
     if kind == "schedule_free" and optimizer.schedule != "constant":
         raise UserError(

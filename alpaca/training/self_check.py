@@ -22,6 +22,8 @@ from alpaca.modeling.layers import without_dropout
 from alpaca.training.batches import Layout, label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss, token_losses
 from alpaca.training.precision import Compute
+from alpaca.training.sharding import local
+from alpaca.training.world import World
 
 ROWS = 3
 COMPARED_WEIGHTS = 1 << 26  # gradients of at most so many weights are held twice: 512 MiB
@@ -44,17 +46,25 @@ class SelfCheck:
     leak: float
 
 
-def self_check(model: nn.Module, examples: Examples, layout: Layout, compute: Compute) -> SelfCheck:
-    """Compare; raises `RunFailed` with the largest difference when a bound does not hold."""
+def self_check(
+    model: nn.Module, examples: Examples, layout: Layout, compute: Compute, world: World | None = None
+) -> SelfCheck:
+    """Compare; raises `RunFailed` with the largest difference when a bound does not hold.
+
+    Where weights are split over ranks, all of them compute the same and each compares its own slices.
+    """
     chosen = np.argsort(examples.lengths, kind="stable")[:ROWS]
     together = layout.lay_out(examples, chosen)
     parameters = _compared(model)
-    expected, expected_gradient = _summed(_one_at_a_time(model, examples, chosen, compute), parameters)
+    expected, expected_gradient = _summed(model, _one_at_a_time(model, examples, chosen, compute), parameters)
     with without_dropout(model):
-        loss, gradient = _summed(_together(model, together, compute), parameters)
+        loss, gradient = _summed(model, _together(model, together, compute), parameters)
         leak = _leak(model, examples, chosen, layout, compute)
-    difference = sum(float((ours - theirs).square().sum()) for ours, theirs in zip(gradient, expected_gradient))
-    norm = sum(float(theirs.square().sum()) for theirs in expected_gradient)
+    squares = [
+        sum(float((ours - theirs).square().sum()) for ours, theirs in zip(gradient, expected_gradient)),
+        sum(float(theirs.square().sum()) for theirs in expected_gradient),
+    ]
+    difference, norm = (world or World()).sum(torch.tensor(squares, dtype=torch.float64)).tolist()
     result = SelfCheck(
         rows=len(chosen),
         loss=abs(loss - expected) / max(abs(expected), 1e-12),
@@ -80,15 +90,19 @@ def _compared(model: nn.Module, at_most: int = COMPARED_WEIGHTS) -> list[nn.Para
     return trained[::every]
 
 
-def _summed(losses: Iterator[torch.Tensor], parameters: list[nn.Parameter]) -> tuple[float, list[torch.Tensor]]:
-    """Sum of the losses and of their gradients, in fp32."""
-    total, gradients = 0.0, [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+def _summed(
+    model: nn.Module, losses: Iterator[torch.Tensor], parameters: list[nn.Parameter]
+) -> tuple[float, list[torch.Tensor]]:
+    """Sum of the losses and of their gradients, in fp32: of split weights this rank's slices."""
+    total = 0.0
     for loss in losses:
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        loss.backward()
         total += float(loss.detach())
-        for sum_so_far, part in zip(gradients, found, strict=True):
-            if part is not None:
-                sum_so_far += part
+    gradients = [
+        torch.zeros((), device=parameter.device) if parameter.grad is None else local(parameter.grad).float().clone()
+        for parameter in parameters
+    ]
+    model.zero_grad(set_to_none=True)
     return total, gradients
 
 

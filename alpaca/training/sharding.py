@@ -82,6 +82,16 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's slice of a tensor that may be split."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def splits(config: ParallelismConfig, world: World) -> bool:
+    """Whether `spread` will split the weights."""
+    return not world.alone and config.sharding != REPLICATE
+
+
 def trained(model: Any) -> dict[str, nn.Parameter]:
     """Trained parameters by name, as the model without wrappers calls them."""
     return {name: found for name, found in without_wrapper(model).named_parameters() if found.requires_grad}

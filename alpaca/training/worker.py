@@ -47,7 +47,7 @@ from alpaca.training.saving import keep_drawn_base, save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before
 from alpaca.training.segment import Segment
 from alpaca.training.self_check import self_check
-from alpaca.training.sharding import is_sharded, spread, whole_weights, without_wrapper
+from alpaca.training.sharding import is_sharded, splits, spread, whole_weights, without_wrapper
 from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats
 from alpaca.training.world import World
@@ -94,24 +94,23 @@ def run(
         world.barrier()
     beats.beat("loading the model")
     with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
-        model = build_model(config, tokenizer, compute, directory.path if world.is_main else None)
+        split = splits(config.parallelism, world)
+        model = build_model(config, tokenizer, compute, directory.path if world.is_main else None, split=split)
     choices = _same_on_every_rank(choose(config, compute, model, prepared.train, world), directory, config, world)
     directory.write_environment(
         device=str(compute.device), precision=compute.precision, world_size=world.size, choices=choices.recorded()
     )
     trained, total = trained_parameters(model)
     _announce(config, prepared, choices, compute, trained, total, terminal)
-    if config.train.self_check:
-        checked = self_check(model, prepared.train, choices.layout, compute)
-        terminal.print(
-            f"[bold]check[/]  {checked.rows} rows together and one at a time: loss differs by {checked.loss:.0e}, "
-            f"gradient by {checked.gradient:.0e} (relative)"
-        )
+    if config.train.self_check and not split:
+        check(model, prepared.train, choices.layout, compute, world, terminal)
     facts = {"signature": mark, "data": prepared.facts, "trained_parameters": trained}
     tracker = WandbRun(config, directory.path, facts, terminal.warn, watch=world.is_main)
     session = Session(config, compute, directory, terminal, tracker, world, stopping, beats)
     try:
         model = spread(model, config.parallelism, world, compute.device)
+        if config.train.self_check and split:
+            check(model, prepared.train, choices.layout, compute, world, terminal)
         summary = {"signature": mark, **_train_and_score(session, mark, prepared, choices, model, tokenizer)}
         summary["trained_parameters"], summary["parameters"] = trained, total
         directory.finish(FINISHED, summary)
@@ -122,6 +121,17 @@ def run(
         raise
     session.tracker.finish(0, {"status": FINISHED, **summary})
     return summary
+
+
+def check(
+    model: nn.Module, examples: Examples, layout: Layout, compute: Compute, world: World, terminal: Terminal
+) -> None:
+    """The self-check, and a line about it."""
+    checked = self_check(model, examples, layout, compute, world)
+    terminal.print(
+        f"[bold]check[/]  {checked.rows} rows together and one at a time: loss differs by {checked.loss:.0e}, "
+        f"gradient by {checked.gradient:.0e} (relative)"
+    )
 
 
 def quiet_libraries() -> None:
@@ -155,12 +165,20 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Termin
 
 
 def build_model(
-    config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute, run: Path | None = None
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    compute: Compute,
+    run: Path | None = None,
+    *,
+    split: bool = False,
 ) -> nn.Module:
     """The base model with the adapter on it and the attention of its layout set; trained weights are fp32.
 
-    A random base of an adapter is kept in the run directory `run`, for the result to be loadable.
+    A random base of an adapter is kept in the run directory `run`, for the result to be loadable. A model that will
+    be `split` is loaded into the host's memory: the whole of it may not fit on one device. A quantised one is made
+    on the device.
     """
+    stays = split and config.adapter.bits is None
     stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
     dtype = torch.float32 if config.adapter.kind == FULL else stored
     base = load_model(
@@ -168,7 +186,7 @@ def build_model(
         tokenizer,
         seed=config.train.seed,
         dtype=dtype,
-        device=compute.device,
+        device=torch.device("cpu") if stays else compute.device,
         quantisation=quantisation(config.adapter, compute.frozen_dtype),
         on_drawn=lambda drawn: (
             keep_drawn_base(drawn, tokenizer, run) if run is not None and config.adapter.kind != FULL else None
