@@ -123,7 +123,7 @@ def _agent(
         logs_specs=DefaultLogsSpecs(log_dir=str(handover.folder / "logs")),
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "alpaca.training.rank", str(handover.folder))
+        elastic_launch(config, sys.executable)("-m", "alpaca.rank_process", str(handover.folder), str(os.getpid()))
     except BaseException as error:
         caught.append(error)
 

@@ -28,7 +28,7 @@ def with_fault(folder: Path, what: str, *overrides: str, rank: int = 1, step: in
         textwrap.dedent(f"""
         import os, signal, sys, time
         command = " ".join(sys.orig_argv)
-        if os.environ.get("RANK", "0") == "{rank}" and ("alpaca.training.rank" in command or {rank} == 0):
+        if os.environ.get("RANK", "0") == "{rank}" and ("alpaca.rank_process" in command or {rank} == 0):
             import torch
             whole, calls = torch.nn.utils.clip_grad_norm_, []
             def faulty(*given, **named):

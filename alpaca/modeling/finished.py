@@ -65,7 +65,7 @@ def read_record(directory: Path) -> Record:
     summary = _json(directory / "summary.json")
     if summary.get("status") != "finished" or not (directory / MODEL).is_dir():
         raise UserError(
-            f"{directory}: the run is not finished (status {summary.get('status', 'unknown')}), so it has no result; "
+            f"{directory}: the run is not finished (status {summary.get('status', 'killed, or still running')}), so it has no result; "
             "the same command goes on with it"
         )
     try:

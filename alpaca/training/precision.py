@@ -43,7 +43,13 @@ def choose(precision: str, local_rank: int = 0) -> Compute:
     Raises:
         UserError: bf16 was asked for and the GPU has none, or fp16 on a CPU.
     """
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cpu")
+    if visible := torch.cuda.device_count():
+        if local_rank >= visible > 1:
+            raise UserError(
+                f"rank {local_rank} of this machine has no GPU of its own: {visible} are visible; start as many ranks"
+            )
+        device = torch.device("cuda", local_rank if local_rank < visible else 0)  # one visible: the launcher gave it
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     if precision == "bf16" and device.type == "cuda" and not native:
         raise UserError("train.precision=bf16: this GPU has no native bf16; set train.precision=fp16 or fp32")

@@ -1,14 +1,12 @@
 """One rank's whole life: device, other ranks, run directory, worker, and how it ends.
 
 The only rank of a run lives in the command's own process. Of several, each is a process started by the
-agent (`python -m alpaca.training.rank FOLDER`) or by a launcher like torchrun; rank 0 chooses and writes
+agent (`alpaca/rank_process.py`) or by a launcher like torchrun; rank 0 chooses and writes
 the run directory, the others learn its place.
 """
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,11 +25,10 @@ from alpaca.tracking.report import report
 from alpaca.tracking.run_directory import FAILED, INTERRUPTED, Onlooker, RunDirectory
 from alpaca.tracking.terminal import Terminal
 from alpaca.training import precision, worker
+from alpaca.training.host import prepare_host
 from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats, Watchdog
 from alpaca.training.world import World
-
-_PARENT_DIED = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def work(
@@ -86,15 +83,16 @@ def work(
             directory.write_environment(device=str(compute.device), precision=compute.precision, world_size=world.size)
             directory.write_settings(config, overrides)
             terminal.print(f"[bold]run[/]    {escape(str(path))}")
-            summary = worker.run(config, mark, compute, directory, terminal, world, stopping, Beats(world))
+            beats = Beats(world, timeout)
+            summary = worker.run(config, mark, compute, directory, terminal, world, stopping, beats)
             report(summary, path, terminal)
-            world.barrier()
+            with beats.while_working("waiting for the others"):
+                world.barrier()
         return _ended(handover, world, 0)
     except KeyboardInterrupt:
         end(INTERRUPTED, None)
         terminal.print(
-            f"[yellow]interrupted[/] what was logged is in {escape(str(path))}; the same command goes on from its "
-            "newest checkpoint"
+            f"[yellow]interrupted[/] what was logged is in {escape(str(path))}; the same command goes on with it"
         )
         return _ended(handover, world, INTERRUPTED_STATUS)
     except (UserError, RunFailed) as error:
@@ -155,22 +153,12 @@ def _give_up(world: World, handover: Handover | None, text: str) -> None:
     os._exit(RunFailed.exit_status)
 
 
-def _die_with_parent() -> None:
-    """Without its agent a rank would train on unseen: the system kills it then (Linux only)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
-
-
-def main() -> int:
-    """A process started by the agent."""
-    _die_with_parent()
-    handover = Handover(Path(sys.argv[1]))
+def main(folder: str) -> int:
+    """Work as a process started by the agent whose handover is `folder`."""
+    handover = Handover(Path(folder))
     world = World.from_environment()
     handover.write(f"pid-{world.rank}.json", os.getpid())
+    prepare_host()
     given = handover.read("job.json")
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), given["config"]))
     return work(config, Path(given["path"]), given["overrides"], world, handover, on_host=given["on_host"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from alpaca.errors import RunFailed
+from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.losses import held_out_losses
 from alpaca.evaluation.quick import HeldOut
 from alpaca.signature import training_settings
@@ -47,8 +47,13 @@ class Segment:
         self.checkpoints.clean()
         found = self.checkpoints.newest(on_bad=session.terminal.warn)
         if found is None:
+            if (named := session.config.train.resume) not in ("auto", "never"):
+                raise UserError(
+                    f"train.resume={named}: it has no whole checkpoint to go on from; train.resume=never begins a new "
+                    "run, train.resume=auto this one again"
+                )
             if session.directory.goes_on:
-                session.terminal.print("[bold]resume[/] no checkpoint yet: this run begins again in its folder")
+                session.terminal.print("[bold]resume[/] no whole checkpoint: this run begins again in its folder")
             session.directory.rewind(-1)
             return False
         restore(Reader(found), self.model, self.progress, self.meter, session.world, session.compute.device)

@@ -8,7 +8,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from alpaca.training.world import World
@@ -19,8 +19,8 @@ LOOK_EVERY = 10  # looks per time limit
 class Beats:
     """Signs of life of this rank; alone they cost nothing and go nowhere."""
 
-    def __init__(self, world: World):
-        self._world = world
+    def __init__(self, world: World, limit_s: float):
+        self._world, self._every_s = world, limit_s / LOOK_EVERY
         self._count, self._doing = 0, "starting"
 
     def beat(self, doing: str | None = None) -> None:
@@ -30,6 +30,28 @@ class Beats:
         self._count += 1
         self._doing = doing or self._doing
         self._world.store.set(f"beat/{self._world.rank}", json.dumps([self._count, self._doing]))
+
+    @contextlib.contextmanager
+    def while_working(self, doing: str) -> Iterator[None]:
+        """For work on files and networks that may take long without being stuck: downloads, uploads, hashing."""
+        if self._world.alone:
+            yield
+            return
+        ended = threading.Event()
+
+        def go_on() -> None:
+            while not ended.wait(self._every_s):
+                with contextlib.suppress(RuntimeError):  # the store is gone: the run is ending
+                    self.beat(doing)
+
+        self.beat(doing)
+        thread = threading.Thread(target=go_on, name="beats", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 class Watchdog:

@@ -85,17 +85,17 @@ def run(
     """
     quiet_libraries()
     attention.register()
-    if not world.is_main:
-        world.barrier()  # rank 0 fills the caches of model and tokens, the others read them
-    tokenizer = load_tokenizer(config.model)
-    prepared = prepare(config, tokenizer, terminal)
-    directory.write_json("data.json", prepared.facts)
-    if world.is_main:
-        world.barrier()
-    beats.beat("loading the model")
-    with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
-        split = splits(config.parallelism, world)
-        model = build_model(config, tokenizer, compute, directory.path if world.is_main else None, split=split)
+    with beats.while_working("loading data and model"):
+        if not world.is_main:
+            world.barrier()  # rank 0 fills the caches of model and tokens, the others read them
+        tokenizer = load_tokenizer(config.model)
+        prepared = prepare(config, tokenizer, terminal)
+        directory.write_json("data.json", prepared.facts)
+        if world.is_main:
+            world.barrier()
+        with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
+            split = splits(config.parallelism, world)
+            model = build_model(config, tokenizer, compute, directory.path if world.is_main else None, split=split)
     choices = _same_on_every_rank(choose(config, compute, model, prepared.train, world), directory, config, world)
     directory.write_environment(
         device=str(compute.device), precision=compute.precision, world_size=world.size, choices=choices.recorded()
@@ -119,7 +119,8 @@ def run(
     except BaseException:
         session.tracker.finish(1, {})
         raise
-    session.tracker.finish(0, {"status": FINISHED, **summary})
+    with beats.while_working("closing the run"):
+        session.tracker.finish(0, {"status": FINISHED, **summary})
     return summary
 
 
@@ -308,7 +309,22 @@ def _train_and_score(
         after = score(session, quick, held_out, model, layout, "scoring after")
         log_scores(session, plan.steps, plan.epoch_after(plan.steps), after)
     folder = directory.path / "model"
-    session.beats.beat("saving the model")
+    with session.beats.while_working("saving the model"):
+        _save(session, prepared, model, tokenizer, before, after)
+    return _summary(config, prepared, meter, session.compute, before, after, str(folder))
+
+
+def _save(
+    session: Session,
+    prepared: Prepared,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    before: QuickScores | None,
+    after: QuickScores | None,
+) -> None:
+    """Model, probe, predictions and artifacts; every rank gathers, rank 0 writes."""
+    config, directory, world = session.config, session.directory, session.world
+    held_out, folder = prepared.held_out, directory.path / "model"
     template = prepared.template.settings()
     weights = whole_weights(model, keep=world.is_main)
     inner = without_wrapper(model)
@@ -318,7 +334,7 @@ def _train_and_score(
     if world.is_main or is_sharded(model):
         save_probe(inner, prepared.train.prompt(0), directory.path / "probe.safetensors", keep=world.is_main)
     if not world.is_main:
-        return _summary(config, prepared, meter, session.compute, before, after, str(folder))
+        return
     if before is not None and after is not None and held_out is not None:
         save_predictions(session, held_out, before, after)
     lineage = prepared.facts["lineage"]
@@ -326,7 +342,6 @@ def _train_and_score(
     tracker.log_artifact(f"data-{config.data_source.name}", "dataset", directory.path / "data.json", prepared.facts)
     if config.adapter.kind != FULL:
         tracker.log_artifact(f"model-{directory.path.name}", "model", folder, {**lineage, "base": config.model.weights})
-    return _summary(config, prepared, meter, session.compute, before, after, str(folder))
 
 
 def _summary(
