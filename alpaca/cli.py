@@ -28,7 +28,13 @@ from alpaca import paths
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 
-OPEN_KEYS = ("model.architecture", "data_source.columns", "data_source.mix", "data_source.sources")
+OPEN_KEYS = (
+    "model.architecture",
+    "data_source.columns",
+    "data_source.mix",
+    "data_source.sources",
+    "generation.columns",
+)
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from alpaca import cli
 from alpaca.checks import check
 from alpaca.config import Config
-from alpaca.errors import UserError
+from alpaca.errors import RunFailed, UserError
 from alpaca.help import text as help_text
-from alpaca.signature import signature
+from alpaca.signature import GENERATED, signature
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,12 +49,14 @@ def main(argv: list[str] | None = None) -> int:
                 failures.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
             return
         config = _checked(composed)
-        from alpaca.launch import launch
-
         folder = Path(hydra.runtime.output_dir)
         try:
+            if config.data_source.path == GENERATED:
+                config = _with_generated_data(config, started, overrides)
+            from alpaca.launch import launch
+
             failures.append(launch(config, folder, overrides))
-        except UserError:
+        except (UserError, RunFailed, KeyboardInterrupt):
             if started in folder.name:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
@@ -73,6 +75,15 @@ def run_directory(config: Config, started: str) -> Path:
     if config.output_dir:
         return Path(config.output_dir).expanduser()
     return Path("outputs") / config.name / f"{started}-{signature(config)}"
+
+
+def _with_generated_data(config: Config, started: str, overrides: list[str]) -> Config:
+    """Make the data of `data_source=self_instruct`, or find it made, and train on that."""
+    from alpaca.selfinstruct.command import generate, trained_on
+    from alpaca.selfinstruct.directories import directory
+
+    place = directory(config, started)
+    return trained_on(config, place, generate(config, place, overrides))
 
 
 def _sweep_directory(root: DictConfig) -> Path:

@@ -24,17 +24,27 @@ from alpaca.config import Config
 from alpaca.errors import UserError
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
-RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "datasets", "tokenizers", "wandb")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "tokenizers",
+    "wandb",
+    "openai",
+)
 
 
 class RunDirectory:
     """An open, locked run directory."""
 
-    def __init__(self, path: Path):
-        """Create and lock `path`.
+    def __init__(self, path: Path, *, reopen: bool = False):
+        """Create and lock `path`; `reopen` is for a job that goes on where an earlier process stopped.
 
         Raises:
-            UserError: it cannot be written, another process holds it, or it already holds a run.
+            UserError: it cannot be written, another process holds it, or it already holds a run (unless `reopen`).
         """
         self.path = path.absolute()
         try:
@@ -46,7 +56,7 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"output_dir={path}: another run is writing here; wait for it or choose another") from None
-        if (self.path / "config.yaml").exists():
+        if not reopen and (self.path / "config.yaml").exists():
             raise UserError(f"output_dir={path}: it already holds a run; choose another folder or remove it")
         self.started = time.time()
         self._metrics: TextIO | None = None

@@ -34,9 +34,9 @@ class Terminal:
         """One line the user should not miss; plain text, no markup."""
         self.print(f"[yellow]warning:[/] {escape(text)}")
 
-    def progress(self, what: str, total: int) -> "Bar":
-        """A progress bar over `total` units, used as a context manager."""
-        return Bar(self, what, total)
+    def progress(self, what: str, total: int, done: int = 0) -> "Bar":
+        """A progress bar over `total` units, `done` of them by an earlier process; used as a context manager."""
+        return Bar(self, what, total, done)
 
     def close(self) -> None:
         """Close the log file."""
@@ -47,9 +47,9 @@ class Terminal:
 class Bar:
     """Progress of one activity: a live bar on a terminal, otherwise a line every ten seconds."""
 
-    def __init__(self, terminal: Terminal, what: str, total: int):
+    def __init__(self, terminal: Terminal, what: str, total: int, done: int = 0):
         self.terminal, self.what, self.total = terminal, what, total
-        self.done = 0
+        self.done = self._before = done
         self._last_line = self._started = time.monotonic()
         self._live = (
             Progress(
@@ -66,7 +66,7 @@ class Bar:
             if terminal.console.is_terminal
             else None
         )
-        self._task = self._live.add_task(what, total=total, values="") if self._live else None
+        self._task = self._live.add_task(what, total=total, completed=done, values="") if self._live else None
 
     def __enter__(self) -> "Bar":
         if self._live:
@@ -87,8 +87,9 @@ class Bar:
             return
         self._last_line = now
         spent = now - self._started
-        left = spent / self.done * (self.total - self.done)
-        line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed, {_clock(left)} left"
+        here = self.done - self._before
+        left = f"{_clock(spent / here * (self.total - self.done))} left" if here else "none done yet"
+        line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed, {left}"
         if self._live is None:
             self.terminal.print(line)
         elif self.terminal._log is not None:
