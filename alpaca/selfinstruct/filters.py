@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 from alpaca.config import TaskFilterConfig
 from alpaca.data import defects
-from alpaca.data.rows import Row, normalise
+from alpaca.data.rows import Row
 
 _UNSUITABLE = re.compile(
     r"\b(?:images?|graphs?|pictures?|files?|maps?|draw|plot|go to|video|audio|music|flowchart|diagram)\b", re.I
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+")
 _LEAK = re.compile(
-    r"\b(?:the )?(?:given|original|rewritten|created|above|previous|first|evolved) (?:task|prompt|instruction)s?\b"
+    r"\b(?:the )?(?:original|rewritten|created|above|previous|first|evolved) (?:task|prompt|instruction)s?\b"
     r"|\b(?:list of|varied|\d+|another) (?:varied |new )?tasks?\b.*\b(?:writing assistant|correct answer)\b"
     r"|\bnew (?:task|prompt|instruction) (?:of|for|from|made)\b",
     re.I,
@@ -56,7 +56,7 @@ _LICENCE = re.compile(
 _EMAIL = re.compile(r"\b[\w.+-]+@(?!example\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.I)
 _PHONE = re.compile(r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{3}[ .-])\d{3}[ .-]\d{4}(?!\w)")
 _SOCIAL = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
-_CARD = re.compile(r"(?<![\w-])(?:\d[ -]?){13,19}(?![\w-])")
+_CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){13,19}(?![\w-])")
 _STOP_WORDS = frozenset(
     "a an the and or but if of to in on at by for from with as is are was were be been it its this that these those i "
     "you he she we they me him her us them my your his our their so then than there here do does did".split()
@@ -125,8 +125,8 @@ def prompt_leak(row: Row, rules: TaskFilterConfig) -> bool:
 
 def echo(row: Row, rules: TaskFilterConfig) -> bool:
     """The output repeats the instruction or the input and adds nothing."""
-    output = normalise(row.output)
-    return bool(output) and output in (normalise(row.instruction), normalise(row.input))
+    output = row.output.split()  # case counts: capitalising a text is a task
+    return bool(output) and output in (row.instruction.split(), row.input.split())
 
 
 def repetition(row: Row, rules: TaskFilterConfig) -> bool:
