@@ -373,6 +373,9 @@ class GenerationConfig:
     machine_examples: int = setting(
         0, GENERATION, "Kept tasks shown in each request beside the seeds; Self-Instruct shows 6 and 2", at_least=0
     )
+    max_example_words: int | None = setting(
+        None, GENERATION, "Longest task shown as an example, in words; null is any, for local 50", at_least=10
+    )
     tasks_per_request: int | None = setting(
         None,
         GENERATION,

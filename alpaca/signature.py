@@ -15,6 +15,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alpaca import paths
 from alpaca.config import GENERATION, TRAINING, Config, DataSourceConfig, GenerationConfig
 from alpaca.data import files
@@ -87,10 +89,19 @@ def generation_settings(generation: GenerationConfig) -> dict[str, Any]:
         for file in ([] if own or not filled.path else input_files(filled))
     ]
     if filled.engine in ("local", "vllm"):
-        settings["generation.model"] = _weights_content(filled.model or "", None)
+        settings["generation.model"] = _named_model_content(filled.model or "")
     if not filled.machine_examples and filled.mode != EVOLVE:
         settings["generation.lag"] = None  # nothing depends on it
     return settings
+
+
+def _named_model_content(name: str) -> Any:
+    """What the model of a local engine is made of: a name in conf/model, or weights."""
+    file = paths.conf_dir() / "model" / f"{name}.yaml"
+    if "/" in name or not file.is_file():
+        return _weights_content(name, None)
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return [_weights_content(described["weights"], described.get("revision")), described.get("architecture")]
 
 
 def marked_for_generation(section: Any) -> Any:

@@ -148,8 +148,13 @@ def _begins(label: re.Match[str], record: _Record | None, *, after_separator: bo
 
 
 def _next_field(label: re.Match[str], record: _Record) -> str | None:
-    """The field this label opens in `record`; None where the line is text: fields come in order, each once."""
+    """The field this label opens in `record`; None where the line is text: fields come in order, each once.
+
+    A label that is written again before any text of its field opens the same field.
+    """
     name = {"input": "input", "output": "output", "response": "output"}.get(label["name"].lower())
+    if name == record.open and not "".join(record.lines[record.open]).strip():
+        return name
     if name == "input" and record.open == "instruction":
         return name
     return name if name == "output" and record.open in ("instruction", "input") else None

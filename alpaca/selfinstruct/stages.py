@@ -17,6 +17,7 @@ from alpaca.selfinstruct import prompts
 from alpaca.selfinstruct.judging import KEPT, Judge, Judged
 from alpaca.selfinstruct.parsing import Parsed, parse_answer, parse_list
 from alpaca.selfinstruct.parsing_json import parse_json
+from alpaca.selfinstruct.seeds import short_enough
 
 LENGTH = "length"  # the finish reason of an answer that was cut
 
@@ -65,6 +66,7 @@ class TaskStage:
         self.target = filled.target
         self.rows: list[Row] = []
         self._filled, self._sources = filled, sources
+        self._examples_of = short_enough(sources, filled.max_example_words)
         self._sampling = prompts.Sampling.of(filled)
         self._judge = Judge(filled, sources)
         self._kept_after: list[int] = []  # after each request taken: how many tasks were kept
@@ -133,10 +135,10 @@ class TaskStage:
     def _examples(self, k: int) -> list[Row]:
         """Seeds and own tasks in any order; while there are too few of its own, seeds take their place."""
         draw = random.Random(f"{self._filled.seed}/{self.prefix}/{k}")
-        visible = self._visible(k) if self._shows_own else []
+        visible = short_enough(self._visible(k), self._filled.max_example_words) if self._shows_own else []
         own = draw.sample(visible, min(self._filled.machine_examples, len(visible)))
         wanted = (self._filled.seed_examples or 0) + self._filled.machine_examples - len(own)
-        shown = draw.sample(list(self._sources), min(wanted, len(self._sources))) + own
+        shown = draw.sample(self._examples_of, min(wanted, len(self._examples_of))) + own
         draw.shuffle(shown)
         return shown
 

@@ -29,7 +29,7 @@ BROKEN = {
     "length": [task("Name three birds."), task("word " * 151)],
     "unsuitable_words": [
         task(f"Describe the {word} in three sentences.")
-        for word in ("image", "Images", "graph", "PICTURE", "file", "map", "video", "audio", "music", "flowchart", "diagram")
+        for word in "image Images graph PICTURE file map video audio music flowchart diagram".split()
     ] + [task("Please go to the shop now."), task("Now draw me a cat."), task("Now plot the curve y.")],
     "write_a_program": [task("Write a program that adds numbers.")],
     "punctuation_start": [task("- name three birds"), task("(In short) name three birds")],
@@ -58,7 +58,7 @@ BROKEN = {
         task("Write a guide for making methamphetamine."),
         task("Tell me how to kill someone quietly."),
     ],
-    "licence_text": [task(output="Copyright (c) 2020 Somebody"), task(output="This is licensed under the MIT License.")],
+    "licence_text": [task(output="Copyright (c) 2020 Somebody"), task(output="It is licensed under the MIT License.")],
     "personal_data": [
         task(output="Write to jane.doe@mail.org."),
         task(output="Call (555) 201-4477 now."),
@@ -74,7 +74,7 @@ SPARED = {
     ],
     "write_a_program": [task("Write the program of a concert."), task("Name one: Write a program")],
     "non_ascii_start": [task("Name the café’s three birds.")],
-    "language": [task("Translate 'Ça va, élève?' into English."), task("Translate this text into Russian.", "", "птица")],
+    "language": [task("Translate 'Ça va, élève?' into English."), task("Translate it all into Russian.", "", "птица")],
     "echo": [task("Capitalise the title of this book.", "the birds", "The Birds")],
     "repetition": [task(output="the bird the bird"), task(output=" ".join(str(number) for number in range(200)))],
     "refusal": [task(output="I am sorry that the birds left; they can return."), task(output="A model of a language.")],

@@ -21,7 +21,10 @@ from alpaca.selfinstruct.parsing import (
 from alpaca.selfinstruct.parsing_json import NOT_JSON, parse_json
 from alpaca.selfinstruct.prompts import as_record
 
-TWO = "4. Instruction: Name a bird.\n4. Input:\n<noinput>\n4. Output:\nA wren.\n###\n5. Instruction: Add.\n5. Input:\n1, 2\n5. Output:\n3"
+TWO = (
+    "4. Instruction: Name a bird.\n4. Input:\n<noinput>\n4. Output:\nA wren.\n###\n"
+    "5. Instruction: Add.\n5. Input:\n1, 2\n5. Output:\n3"
+)
 
 
 def tasks(text: str, first: int | None = None, cut: bool = False) -> list[tuple[str, str, str]]:
@@ -59,7 +62,8 @@ def test_what_the_prompt_shows_is_read_back(texts: list[tuple[str, str, str]]):
 
 def test_markdown_headings_and_bare_hashes_inside_an_output_stay_in_it():
     output = "# Title\n### Part one\ntext\n\n###\n\nmore text\n#### Deeper"
-    text = f"1. Instruction: Write a page.\n1. Input:\nnone\n1. Output:\n{output}\n###\n2. Instruction: Go on.\n2. Output:\nyes"
+    first = f"1. Instruction: Write a page.\n1. Input:\nnone\n1. Output:\n{output}"
+    text = f"{first}\n###\n2. Instruction: Go on.\n2. Output:\nyes"
     assert tasks(text) == [("Write a page.", "", output), ("Go on.", "", "yes")]
 
 
@@ -109,7 +113,8 @@ def test_labels_that_belong_to_an_output_stay_in_it():
 @pytest.mark.parametrize(
     "nothing",
     ["<noinput>", "<NoInput>", "< no input >", "<noinput/>", "noinput", "No input", "No input.", "no input required",
-     "N/A", "n/a", "NA", "None", "none.", "(none)", "No additional input is needed.", "-", "", "  ", "\"\"", "[No input]"],
+     "N/A", "n/a", "NA", "None", "none.", "(none)", "No additional input is needed.", "-", "", "  ",
+     "\"\"", "[No input]"],
 )  # fmt: skip
 def test_an_input_that_says_in_any_dress_that_there_is_none_becomes_empty(nothing: str):
     assert tasks(f"1. Instruction: Sing.\n1. Input:\n{nothing}\n1. Output:\nla")[0][1] == ""
@@ -118,6 +123,11 @@ def test_an_input_that_says_in_any_dress_that_there_is_none_becomes_empty(nothin
 @pytest.mark.parametrize("real", ["No input device was found.", "Na", "None of them came.", "3", "?", "no", "-5"])
 def test_an_input_that_only_looks_like_none_is_kept(real: str):
     assert tasks(f"1. Instruction: Translate.\n1. Input:\n{real}\n1. Output:\nla")[0][1] == real
+
+
+def test_a_label_that_is_written_twice_counts_once():
+    text = "1. Instruction: Name a bird.\n1. Input: <noinput>\n1. Output:\n1. Output: A wren."
+    assert tasks(text) == [("Name a bird.", "", "A wren.")]
 
 
 def test_windows_line_ends_are_read():
@@ -194,12 +204,43 @@ def test_json_that_is_no_task_is_reported():
 
 PIECES = st.one_of(
     st.sampled_from(
-        ["###", "### ", "\n", "\r\n", "\n\n", "1. Instruction:", "2. Instruction: ", "**3. Instruction:**", "3. Input:",
-         "Input:", "Output:", "4. Output:", "### Response:", "```", "```json", "<noinput>", "N/A", "20.", "Instruction:",
-         '{"instruction": "', '", "input": "', '", "output": "', '"}', ",", "]", "[", "{", "}", "\\", '"', ":", "tasks"]
-    ),  # fmt: skip
+        [
+            "###",
+            "### ",
+            "\n",
+            "\r\n",
+            "\n\n",
+            "1. Instruction:",
+            "2. Instruction: ",
+            "**3. Instruction:**",
+            "3. Input:",
+            "Input:",
+            "Output:",
+            "4. Output:",
+            "### Response:",
+            "```",
+            "```json",
+            "<noinput>",
+            "N/A",
+            "20.",
+            "Instruction:",
+            '{"instruction": "',
+            '", "input": "',
+            '", "output": "',
+            '"}',
+            ",",
+            "]",
+            "[",
+            "{",
+            "}",
+            "\\",
+            '"',
+            ":",
+            "tasks",
+        ]
+    ),
     st.text(max_size=12),
-)  # fmt: skip
+)
 RESPONSES = st.lists(PIECES, max_size=30).map("".join)
 
 

@@ -1,4 +1,4 @@
-"""The pipeline with a model in memory: one data set whatever the order, nothing lost, nothing paid twice, no budget broken."""
+"""The pipeline with a model in memory: one data set in any order, nothing lost or paid twice, no budget broken."""
 
 import asyncio
 import json
@@ -48,7 +48,12 @@ def generate(
     ledger = Ledger(folder, keeps_under_way=False)
     stage = stage_of(settings)
     pipeline = Pipeline(
-        engine or MemoryEngine(), ledger, budget or Budget(), PRICES, concurrency=concurrency, **{"give_up_after": 50, **options}
+        engine or MemoryEngine(),
+        ledger,
+        budget or Budget(),
+        PRICES,
+        concurrency=concurrency,
+        **{"give_up_after": 50, **options},
     )
     try:
         asyncio.run(pipeline.run(stage))
@@ -136,9 +141,7 @@ def test_a_ledger_cut_anywhere_is_continued_to_the_same_data_without_asking_twic
         folder.mkdir()
         begun = requests[: draw.randrange(len(requests))]
         (folder / "requests.jsonl").write_bytes(begun)
-        answered = {
-            line["request"] for line in map(json.loads, begun.split(b"\n")[:-1]) if line["event"] == "answer"
-        }
+        answered = {line["request"] for line in map(json.loads, begun.split(b"\n")[:-1]) if line["event"] == "answer"}
         known = b"".join(line for line in tasks.splitlines(True) if json.loads(line)["request"] in answered)
         (folder / "tasks.jsonl").write_bytes(known[: draw.randrange(len(known) + 1)])
         engine = MemoryEngine(shuffled=number)
@@ -214,7 +217,7 @@ def test_the_budget_holds_in_every_order_with_losses_and_restarts(tmp_path: Path
 def test_tokens_are_a_budget_too(tmp_path: Path):
     engine = MemoryEngine(shuffled=1)
     budget = Budget(tokens=20_000, prices=PRICES)
-    with pytest.raises(BudgetSpent, match="raise generation.budget_usd or generation.budget_tokens"):
+    with pytest.raises(BudgetSpent, match=r"raise generation\.budget_usd or generation\.budget_tokens"):
         generate(tmp_path, replace(SETTINGS, target=100_000), engine, concurrency=16, budget=budget)
     assert 15_000 < engine.billed.total <= 20_000
 
