@@ -23,6 +23,8 @@ from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.tokenizer import text_encoder
 from alpaca.training.precision import choose
 
+GATHER_S = 0.02  # long enough for what was asked in one go to arrive
+
 
 @dataclass(frozen=True)
 class _Waiting:
@@ -69,13 +71,13 @@ class LocalEngine:
         *,
         name: str,
         batch_size: int,
-        gather_s: float = 0.05,
+        gather_s: float | None = None,
     ):
         """Around `model` where it is; `batch_size` answers are decoded at once."""
         self.model = name
         self._model, self._tokenizer = model, tokenizer
         self._encode = text_encoder(tokenizer).prompts
-        self._batch_size, self._gather_s = batch_size, gather_s
+        self._batch_size, self._gather_s = batch_size, GATHER_S if gather_s is None else gather_s
         self._device = next(model.parameters()).device
         self._positions = getattr(model.config, "max_position_embeddings", None)
         self._ends = _ends(model, tokenizer)
