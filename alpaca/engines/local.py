@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+import transformers
 import yaml
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -50,6 +51,7 @@ def open_local(settings: EngineSettings) -> "LocalEngine":
     Raises:
         UserError: it cannot be loaded.
     """
+    transformers.utils.logging.disable_progress_bar()
     config = model_of(settings.model)
     tokenizer = load_tokenizer(config)
     compute = choose("auto")
