@@ -87,6 +87,10 @@ class Journal:
         if self._folder is not None:
             self._file(record).unlink(missing_ok=True)
 
+    def place(self, record: Record) -> str:
+        """Where a record is, for the words of an error."""
+        return "this process" if self._folder is None else str(self._file(record))
+
     def _file(self, record: Record) -> Path:
         assert self._folder is not None
         return self._folder / f"{record.token}.json"

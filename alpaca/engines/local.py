@@ -98,6 +98,8 @@ class LocalEngine:
         Raises:
             RequestLost: the prompt leaves no room for an answer, or not even one answer fits into memory.
         """
+        if self._closed:
+            raise RuntimeError("this engine is closed")
         started = time.monotonic()
         ids = self._prompt_ids(request)
         room = request.max_tokens if self._positions is None else self._positions - len(ids)

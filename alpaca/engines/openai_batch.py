@@ -211,8 +211,10 @@ class OpenAIBatch:
                 self._journal.forget(record)
                 return Failure("retry", "its batch was never created")
             record = self._journal.named(record, str(found["id"]))
+        unknown = f"{self._journal.place(record)}: {self._remote.target.host} knows no batch {record.batch_id}; "
+        unknown += "set the key it was made with, or remove what is noted there to ask (and pay) again"
         while True:
-            batch = (await self._call(lambda: self._remote.get(f"/batches/{record.batch_id}"))).payload
+            batch = (await self._call(lambda: self._remote.get(f"/batches/{record.batch_id}"), unknown)).payload
             if batch.get("status") in OVER:
                 break
             await asyncio.sleep(self._settings.poll_s)
@@ -251,8 +253,8 @@ class OpenAIBatch:
             )
         await asyncio.sleep(min(LONGEST_QUEUE_WAIT_S, self._settings.poll_s * 2 ** min(times, 10)))
 
-    async def _call(self, send: Callable[[], Awaitable[Received | Failure]]) -> Received:
-        """A request that costs nothing, until it succeeds.
+    async def _call(self, send: Callable[[], Awaitable[Received | Failure]], unknown: str | None = None) -> Received:
+        """A request that costs nothing, until it succeeds; `unknown` is what a 404 means here.
 
         Raises:
             UserError: it cannot, or the server stays away; what is under way is in the journal.
@@ -262,7 +264,9 @@ class OpenAIBatch:
             got = await send()
             if not isinstance(got, Failure):
                 return got
-            if got.next != "retry" or attempts.failed >= self._settings.retries:
+            if got.status == 404 and unknown is not None:
+                raise UserError(unknown)
+            if got.next == "retry" and attempts.failed >= self._settings.retries:
                 raise UserError(f"{got.reason}; batches under way go on: the same command collects them later")
             await asyncio.sleep(attempts.wait_after(got))
 
