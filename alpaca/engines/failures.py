@@ -29,6 +29,7 @@ class Failure:
         throttled: the server asked for fewer requests.
         retry_after_s: seconds the server asked to wait; None where it said nothing.
         reached: the server was reached.
+        status: 404 where the server knows nothing under the address asked.
         error: the error object of a refusal with 400 or 422, for who can ask otherwise.
     """
 
@@ -38,6 +39,7 @@ class Failure:
     throttled: bool = False
     retry_after_s: float | None = None
     reached: bool = True
+    status: int | None = None
     error: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,6 +95,7 @@ def of_status(status: int, headers: Mapping[str, str], body: str, target: Target
             "stop",
             f"model={target.model}: unknown to {target.host} (404){detail}; "
             "check model, and base_url, which usually ends in /v1",
+            status=404,
         )
     if status == 413 or any(sign in kind for sign in _ONLY_THIS_REQUEST):
         return Failure("lose", f"status {status}{detail}")

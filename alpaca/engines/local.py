@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+import transformers
 import yaml
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,8 @@ from alpaca.engines.wire import prompt_text
 from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.tokenizer import text_encoder
 from alpaca.training.precision import choose
+
+GATHER_S = 0.02  # long enough for what was asked in one go to arrive
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def open_local(settings: EngineSettings) -> "LocalEngine":
     Raises:
         UserError: it cannot be loaded.
     """
+    transformers.utils.logging.disable_progress_bar()
     config = model_of(settings.model)
     tokenizer = load_tokenizer(config)
     compute = choose("auto")
@@ -69,13 +73,13 @@ class LocalEngine:
         *,
         name: str,
         batch_size: int,
-        gather_s: float = 0.05,
+        gather_s: float | None = None,
     ):
         """Around `model` where it is; `batch_size` answers are decoded at once."""
         self.model = name
         self._model, self._tokenizer = model, tokenizer
         self._encode = text_encoder(tokenizer).prompts
-        self._batch_size, self._gather_s = batch_size, gather_s
+        self._batch_size, self._gather_s = batch_size, GATHER_S if gather_s is None else gather_s
         self._device = next(model.parameters()).device
         self._positions = getattr(model.config, "max_position_embeddings", None)
         self._ends = _ends(model, tokenizer)
@@ -94,6 +98,8 @@ class LocalEngine:
         Raises:
             RequestLost: the prompt leaves no room for an answer, or not even one answer fits into memory.
         """
+        if self._closed:
+            raise RuntimeError("this engine is closed")
         started = time.monotonic()
         ids = self._prompt_ids(request)
         room = request.max_tokens if self._positions is None else self._positions - len(ids)

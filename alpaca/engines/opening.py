@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from alpaca.engines.exchange import Engine, EngineSettings
 from alpaca.errors import UserError
 
-ENGINES = ("openai", "local", "vllm")
+ENGINES = ("openai", "openai_batch", "local", "vllm")
 APIS = ("chat", "completions")
 
 
@@ -45,6 +45,10 @@ def open_engine(settings: EngineSettings) -> Engine:
         from alpaca.engines.openai_server import OpenAIServer
 
         return OpenAIServer(settings)
+    if settings.name == "openai_batch":
+        from alpaca.engines.openai_batch import OpenAIBatch
+
+        return OpenAIBatch(settings)
     if settings.name == "local":
         from alpaca.engines.local import open_local
 
