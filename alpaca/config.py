@@ -382,10 +382,10 @@ class GenerationConfig:
         "Length of the list in a request, shown examples included; null is 20 as in the recipe, for local one new task",
         at_least=1,
     )
-    temperature: float | None = setting(None, GENERATION, "Sampling; null is 1, for local 0.7", at_least=0, at_most=2)
-    top_p: float | None = setting(None, GENERATION, "Nucleus sampling; null is 1, for local 0.95", above=0, at_most=1)
+    temperature: float | None = setting(None, GENERATION, "Sampling; null is 1, for local 0.6", at_least=0, at_most=2)
+    top_p: float | None = setting(None, GENERATION, "Nucleus sampling; null is 1", above=0, at_most=1)
     max_tokens: int | None = setting(
-        None, GENERATION, "Longest answer in tokens; null is 3,072 as in the recipe, for local 160", at_least=1
+        None, GENERATION, "Longest answer in tokens; null is 3,072 as in the recipe, for local 120", at_least=1
     )
     responses_per_instruction: int = setting(
         1, GENERATION, "Outputs for each instruction, a row for each", at_least=1, at_most=100
@@ -411,7 +411,7 @@ class GenerationConfig:
         None, NOTHING, "Dollars for a million completion tokens; null is the shipped price list", at_least=0
     )
     concurrency: int | None = setting(
-        None, NOTHING, "Requests under way at once; null is 8, for openai_batch 1,000", at_least=1
+        None, NOTHING, "Requests under way at once; null is 8, for local 32, vllm 256, openai_batch 1,000", at_least=1
     )
     lag: int = setting(
         64,

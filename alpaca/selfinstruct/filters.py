@@ -24,6 +24,7 @@ _LEAK = re.compile(
     r"|\bnew (?:task|prompt|instruction) (?:of|for|from|made)\b",
     re.I,
 )
+_LIST_MARK = re.compile(r"^\s*\d{1,4}\.\s*(?:input|output)\s*:|<noinput>", re.I | re.M)
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b|\bi am (?:just )?an? (?:ai|language model)\b"
     r"|\bi['’]m (?:just )?an? (?:ai|language model)\b"
@@ -114,8 +115,10 @@ def leaked_numbering(row: Row, rules: TaskFilterConfig) -> bool:
 
 
 def merged_tasks(row: Row, rules: TaskFilterConfig) -> bool:
-    """A line of a field opens another task."""
-    return defects.merged_tasks(row)
+    """A line of a field opens another field or task, or a mark of the list stands in it."""
+    return defects.merged_tasks(row) or any(
+        _LIST_MARK.search(text) for text in (row.instruction, row.input, row.output)
+    )
 
 
 def prompt_leak(row: Row, rules: TaskFilterConfig) -> bool:

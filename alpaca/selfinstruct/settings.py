@@ -21,18 +21,16 @@ EMBEDDED_MODEL = "smollm2_135m"  # a name in conf/model
 API_MODEL = "gpt-4.1-mini"
 
 _API_VALUES = {"prompt": "alpaca_chat", "temperature": 1.0, "top_p": 1.0, "max_tokens": 3072}
-_LOCAL_VALUES = {"prompt": "compact", "temperature": 0.7, "top_p": 0.95, "max_tokens": 160, "max_example_words": 50}
+_LOCAL_VALUES = {"prompt": "compact", "temperature": 0.6, "top_p": 1.0, "max_tokens": 120, "max_example_words": 50}
 
 
 def resolved(generation: GenerationConfig) -> GenerationConfig:
     """The section with every null that a rule can fill filled in; what the signature hashes and the run records."""
     here = generation.engine == "local"
     rule: dict[str, Any] = dict(_LOCAL_VALUES if here else _API_VALUES)
-    if here and not _is_embedded(generation):
-        rule |= {"temperature": 1.0, "top_p": 1.0}
     rule["seed_examples"] = 3
     rule["model"] = EMBEDDED_MODEL if here else API_MODEL
-    rule["concurrency"] = {"openai_batch": 1000, "vllm": 256, "local": 16}.get(generation.engine, 8)
+    rule["concurrency"] = {"openai_batch": 1000, "vllm": 256, "local": 32}.get(generation.engine, 8)
     if generation.api == "completions" and generation.prompt is None:
         rule["prompt"] = "alpaca"
     filled = replace(generation, **{key: value for key, value in rule.items() if getattr(generation, key) is None})
@@ -57,10 +55,6 @@ def engine_settings(filled: GenerationConfig, state_dir: str | None = None) -> E
         retries=filled.retries,
         state_dir=state_dir,
     )
-
-
-def _is_embedded(generation: GenerationConfig) -> bool:
-    return generation.model in (None, EMBEDDED_MODEL)
 
 
 def check_generation(generation: GenerationConfig) -> None:

@@ -38,7 +38,11 @@ BROKEN = {
     "language": [task("Name три птицы у воды, пожалуйста"), task("A 列出三种鸟 的名字 并且 说明")],
     "too_long": [task(output="word " * 1001)],
     "leaked_numbering": [task(output="Gulls. 12. Instruction: Name a fish.")],
-    "merged_tasks": [task(output="Gulls.\n### Instruction:\nName a fish.")],
+    "merged_tasks": [
+        task(output="Gulls.\n### Instruction:\nName a fish."),
+        task(output="<noinput>\n4. Output:\nGulls."),
+        task(output="<noinput>"),
+    ],
     "prompt_leak": [
         task("Answer the rewritten task as well as you can."),
         task("Make a list of 20 varied tasks for a writing assistant."),
