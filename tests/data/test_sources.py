@@ -304,8 +304,8 @@ def test_every_source_composes_with_licence_and_note(name: str) -> None:
         check(config)
 
 
-def test_there_are_eleven_sources() -> None:
-    assert len(SOURCES) == 11
+def test_there_are_twelve_sources() -> None:
+    assert len(SOURCES) == 12
 
 
 def test_a_mix_reads_each_part_and_keeps_its_licence(tmp_path: Path) -> None:
