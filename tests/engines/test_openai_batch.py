@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,30 @@ def test_after_a_restart_the_running_batch_is_collected_and_not_asked_again(tmp_
         server.finish()
         assert texts(asked(settings(server, tmp_path), *questions(6))) == EXPECTED
         assert texts(asked(settings(server, tmp_path), *questions(6))) == EXPECTED  # also when it ended long ago
+        assert (len(server.batches), len(server.lines)) == (1, 6)
+
+
+ASKING = """
+import asyncio, sys
+from alpaca.engines.exchange import EngineSettings, Request
+from alpaca.engines.openai_batch import OpenAIBatch
+
+async def work(url, state):
+    engine = OpenAIBatch(EngineSettings("openai_batch", "m", base_url=url, state_dir=state, poll_s=0.02, gather_s=0.05))
+    await asyncio.gather(*(engine.answer(Request(f"r{n}", prompt=f"question {n}", max_tokens=10)) for n in range(6)))
+
+asyncio.run(work(*sys.argv[1:]))
+"""
+
+
+def test_after_a_kill_the_batch_is_collected_and_not_asked_again(tmp_path: Path):
+    with BatchServer(echo, polls=None) as server:
+        child = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(tmp_path)])
+        wait_until(lambda: bool(server.looks), seconds=60)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        server.finish()
+        assert texts(asked(settings(server, tmp_path), *questions(6))) == EXPECTED
         assert (len(server.batches), len(server.lines)) == (1, 6)
 
 
