@@ -133,7 +133,7 @@ def test_a_batch_whose_creation_was_not_written_down_is_found_again(tmp_path: Pa
         for _ in range(3):  # several pages of the server's list lie before it
             stopped(settings(server), server, *questions(1))
         stopped(settings(server, tmp_path), server, *questions(1))
-        (file,) = (tmp_path / "batches").glob("*.json")
+        (file,) = tmp_path.glob("batch-*.json")
         record = json.loads(file.read_text())
         assert record["batch_id"] == "batch-3"
         file.write_text(json.dumps({**record, "batch_id": None}))  # as if killed before the id was kept
@@ -147,7 +147,7 @@ def test_a_batch_whose_creation_was_not_written_down_is_found_again(tmp_path: Pa
 def test_a_batch_that_was_noted_but_never_created_is_created(tmp_path: Path):
     with BatchServer(echo, polls=None) as server:
         stopped(settings(server, tmp_path), server, *questions(1))
-        (file,) = (tmp_path / "batches").glob("*.json")
+        (file,) = tmp_path.glob("batch-*.json")
         file.write_text(json.dumps({**json.loads(file.read_text()), "batch_id": None}))
         server.batches.clear()
         server.finish()
@@ -232,7 +232,7 @@ def test_a_batch_unknown_to_the_server_is_not_paid_for_again(tmp_path: Path):
         server.batches.clear()
         (outcome,) = asked(settings(server, tmp_path), *questions(1))
     assert isinstance(outcome, UserError)
-    (file,) = (tmp_path / "batches").glob("*.json")
+    (file,) = tmp_path.glob("batch-*.json")
     assert str(file) in str(outcome)
 
 
@@ -253,6 +253,6 @@ def test_a_journal_is_read_as_it_was_written_and_says_which_file_is_none(tmp_pat
     assert Journal(tmp_path).holding("digest", "elsewhere") == []
     named = journal.named(record, "batch-7")
     assert Journal(tmp_path).holding("digest", "server") == [named]
-    (tmp_path / "token.json").write_text("{")
-    with pytest.raises(UserError, match=r"token\.json: no record of a batch"):
+    (tmp_path / "batch-token.json").write_text("{")
+    with pytest.raises(UserError, match=r"batch-token\.json: no record of a batch"):
         Journal(tmp_path)
