@@ -13,6 +13,8 @@ from typing import Any
 
 from alpaca.errors import UserError
 
+PREFIX = "batch-"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -48,7 +50,7 @@ class Journal:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            files = sorted(folder.glob("*.json"))
+            files = sorted(folder.glob(f"{PREFIX}*.json"))
         except OSError as error:
             raise UserError(f"{folder}: {error.strerror}; batches under way are noted there") from None
         for file in files:
@@ -93,7 +95,7 @@ class Journal:
 
     def _file(self, record: Record) -> Path:
         assert self._folder is not None
-        return self._folder / f"{record.token}.json"
+        return self._folder / f"{PREFIX}{record.token}.json"
 
 
 def digest_of(server: str, path: str, request_id: str, body: dict[str, Any]) -> str:

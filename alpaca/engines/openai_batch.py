@@ -54,7 +54,7 @@ class OpenAIBatch:
         self._settings, self._first_wait_s = settings, first_wait_s
         self._limits = (most_requests, most_bytes)
         self._remote = Remote(settings)
-        self._journal = Journal(Path(settings.state_dir) / "batches" if settings.state_dir else None)
+        self._journal = Journal(Path(settings.state_dir) if settings.state_dir else None)
         self._path = wire.PATHS[settings.api]
         self._server = settings.base_url or ""
         self._dialect = wire.Dialect()

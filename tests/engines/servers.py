@@ -57,7 +57,7 @@ class Server:
         possible: tokens of work done for which no whole answer was delivered.
         faults_made: how often each fault happened.
         authorizations: the header of that name of each request.
-        most_at_once: largest number of requests under way.
+        at_once: requests under way at each arrival, the new one included.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Server:
         self.authorizations: list[str] = []
         self.usage, self.possible = Usage(), Usage()
         self.faults_made: Counter[str] = Counter()
-        self.under_way = self.most_at_once = 0
+        self.under_way = 0
+        self.at_once: list[int] = []
         self.lock = threading.Lock()
         self.closing = threading.Event()
 
@@ -138,7 +139,7 @@ class Server:
             number = len(self.requests)
             self.requests.append(body)
             self.under_way += 1
-            self.most_at_once = max(self.most_at_once, self.under_way)
+            self.at_once.append(self.under_way)
         try:
             self._answer(http, body, self.fault_of(number))
         finally:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -101,12 +104,36 @@ def test_after_a_restart_the_running_batch_is_collected_and_not_asked_again(tmp_
         assert (len(server.batches), len(server.lines)) == (1, 6)
 
 
+ASKING = """
+import asyncio, sys
+from alpaca.engines.exchange import EngineSettings, Request
+from alpaca.engines.openai_batch import OpenAIBatch
+
+async def work(url, state):
+    engine = OpenAIBatch(EngineSettings("openai_batch", "m", base_url=url, state_dir=state, poll_s=0.02, gather_s=0.05))
+    await asyncio.gather(*(engine.answer(Request(f"r{n}", prompt=f"question {n}", max_tokens=10)) for n in range(6)))
+
+asyncio.run(work(*sys.argv[1:]))
+"""
+
+
+def test_after_a_kill_the_batch_is_collected_and_not_asked_again(tmp_path: Path):
+    with BatchServer(echo, polls=None) as server:
+        child = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(tmp_path)])
+        wait_until(lambda: bool(server.looks), seconds=60)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        server.finish()
+        assert texts(asked(settings(server, tmp_path), *questions(6))) == EXPECTED
+        assert (len(server.batches), len(server.lines)) == (1, 6)
+
+
 def test_a_batch_whose_creation_was_not_written_down_is_found_again(tmp_path: Path):
     with BatchServer(echo, polls=None) as server:
         for _ in range(3):  # several pages of the server's list lie before it
             stopped(settings(server), server, *questions(1))
         stopped(settings(server, tmp_path), server, *questions(1))
-        (file,) = (tmp_path / "batches").glob("*.json")
+        (file,) = tmp_path.glob("batch-*.json")
         record = json.loads(file.read_text())
         assert record["batch_id"] == "batch-3"
         file.write_text(json.dumps({**record, "batch_id": None}))  # as if killed before the id was kept
@@ -120,7 +147,7 @@ def test_a_batch_whose_creation_was_not_written_down_is_found_again(tmp_path: Pa
 def test_a_batch_that_was_noted_but_never_created_is_created(tmp_path: Path):
     with BatchServer(echo, polls=None) as server:
         stopped(settings(server, tmp_path), server, *questions(1))
-        (file,) = (tmp_path / "batches").glob("*.json")
+        (file,) = tmp_path.glob("batch-*.json")
         file.write_text(json.dumps({**json.loads(file.read_text()), "batch_id": None}))
         server.batches.clear()
         server.finish()
@@ -205,7 +232,7 @@ def test_a_batch_unknown_to_the_server_is_not_paid_for_again(tmp_path: Path):
         server.batches.clear()
         (outcome,) = asked(settings(server, tmp_path), *questions(1))
     assert isinstance(outcome, UserError)
-    (file,) = (tmp_path / "batches").glob("*.json")
+    (file,) = tmp_path.glob("batch-*.json")
     assert str(file) in str(outcome)
 
 
@@ -226,6 +253,6 @@ def test_a_journal_is_read_as_it_was_written_and_says_which_file_is_none(tmp_pat
     assert Journal(tmp_path).holding("digest", "elsewhere") == []
     named = journal.named(record, "batch-7")
     assert Journal(tmp_path).holding("digest", "server") == [named]
-    (tmp_path / "token.json").write_text("{")
-    with pytest.raises(UserError, match=r"token\.json: no record of a batch"):
+    (tmp_path / "batch-token.json").write_text("{")
+    with pytest.raises(UserError, match=r"batch-token\.json: no record of a batch"):
         Journal(tmp_path)

@@ -127,7 +127,27 @@ def test_concurrency_is_never_exceeded():
     with Server(delay_s=0.02) as server:
         replies = asked(settings(server, concurrency=3), *(Request(f"r{n}", prompt=f"{n}") for n in range(20)))
     assert all(isinstance(reply, Reply) for reply in replies)
-    assert server.most_at_once <= 3
+    assert max(server.at_once) <= 3
+
+
+def test_after_a_refusal_fewer_are_asked_at_once():
+    with Server(script=["429_retry_after"] * 16, delay_s=0.02) as server:
+        asked(settings(server, concurrency=16), *(Request(f"r{n}", prompt=f"{n}") for n in range(16)))
+    assert len(server.requests) == 32
+    assert max(server.at_once[16:]) <= 10  # eight, and one more for each window of answers
+
+
+def test_announced_limits_are_kept():
+    empty = {"x-ratelimit-limit-requests": "4", "x-ratelimit-remaining-requests": "0",
+             "x-ratelimit-reset-requests": "400ms"}  # fmt: skip
+
+    async def work(engine: OpenAIServer) -> list[Reply]:
+        return [await engine.answer(Request(f"r{n}", prompt="Hello")) for n in range(4)]
+
+    with Server(headers=empty) as server:
+        replies = using(settings(server), work)
+    assert [reply.attempts for reply in replies] == [1] * 4
+    assert all(reply.latency_s >= 0.09 for reply in replies[1:])  # one in a tenth of a second
 
 
 @pytest.mark.parametrize(("status", "error", "words"), [
