@@ -421,6 +421,7 @@ class GenerationConfig:
     )
     timeout_s: float = setting(120.0, NOTHING, "Seconds one attempt may take", above=0)
     retries: int = setting(6, NOTHING, "Attempts after the first", at_least=0)
+    poll_s: float = setting(30.0, NOTHING, "Seconds between two looks at a batch, for openai_batch", above=0)
     give_up_after: int = setting(
         50, NOTHING, "Stop after this many requests in a row from which nothing was kept", at_least=1
     )

@@ -38,7 +38,7 @@ class Progress:
         if replaying and self._bar is None:
             return
         if self._bar is None:
-            self._open(stage)
+            self.begin(stage)
         assert self._bar is not None
         done = min(stage.kept, stage.target)
         self._bar.advance(done - self._bar.done, self._values(stage))
@@ -72,7 +72,8 @@ class Progress:
             values["generation/tasks_per_minute"] = speed
         self._tracker.log(tally.answered + tally.unanswered, values)
 
-    def _open(self, stage: Stage) -> None:
+    def begin(self, stage: Stage) -> None:
+        """The first request of this process goes out: the bar starts where earlier processes ended."""
         self._started = time.monotonic()
         self._kept_before = 0 if self._tally.replayed == 0 else min(stage.kept, stage.target)
         what = "generating" if stage.prefix == "task" else "answering"

@@ -54,6 +54,7 @@ def engine_settings(filled: GenerationConfig, state_dir: str | None = None) -> E
         timeout_s=filled.timeout_s,
         retries=filled.retries,
         state_dir=state_dir,
+        poll_s=filled.poll_s,
     )
 
 

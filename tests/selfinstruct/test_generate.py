@@ -7,14 +7,18 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_server import BatchServer
 from commands import SMALL, Outcome, alpaca_run, command_environment
 from model import answer_text
 from servers import FAULTS, Server, question, wait_until
+from test_local import needs_embedded_model
+from test_serving import ModelServer
 
 from alpaca import generate
 from alpaca.engines.exchange import Usage
@@ -400,6 +404,57 @@ def test_a_run_does_not_train_on_an_unfinished_generation(server: Server, tmp_pa
     assert outcome.status == 1
     assert "the budget holds no further request" in outcome.err
     assert not list(tmp_path.rglob("data.json"))
+
+
+def test_a_batch_outlives_an_interrupt_and_is_collected_by_the_same_command(tmp_path: Path):
+    batch = ("generation.engine=openai_batch", "generation.poll_s=0.05", "generation.target=5",
+             "generation.machine_examples=0", "generation.price_prompt=1", "generation.price_completion=1")  # fmt: skip
+    with BatchServer(lambda body: answer_text(question(body), body.get("seed")), polls=None) as server:
+        process = started(tmp_path, *asking(server, *batch))
+        wait_until(lambda: len(server.batches) == 1, 60)
+        time.sleep(0.3)  # the answer to its creation has arrived
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        server.finish()
+        outcome = alpaca_generate(tmp_path, *asking(server, *batch))
+        assert outcome.status == 0, outcome.err
+        asked = [line["custom_id"] for line in server.lines]
+    assert len(asked) == len(set(asked))
+    assert Usage(outcome.summary["prompt_tokens"], outcome.summary["completion_tokens"]) == server.usage
+    assert outcome.summary["lost_usd"] == 0
+    assert len(json.loads((outcome.directory / "dataset.json").read_text())) == 5
+
+
+@needs_embedded_model
+@pytest.mark.slow
+def test_the_embedded_model_behind_a_real_server_makes_parsed_tasks(tmp_path: Path):
+    with ModelServer("smollm2_135m") as server:
+        outcome = alpaca_generate(
+            tmp_path, f"generation.base_url={server.url}", "generation.model=smollm2_135m", "generation.prompt=compact",
+            "generation.max_example_words=50", "generation.tasks_per_request=4", "generation.max_tokens=120",
+            "generation.temperature=0.6", "generation.target=4", "tracker=disabled", "generation.timeout_s=300",
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.err
+        assert Usage(outcome.summary["prompt_tokens"], outcome.summary["completion_tokens"]) == server.usage
+    rows = json.loads((outcome.directory / "dataset.json").read_text())
+    assert len(rows) == 4
+    assert all(row["instruction"] and row["output"] for row in rows)
+
+
+@needs_embedded_model
+@pytest.mark.slow
+def test_the_embedded_model_makes_its_data_and_is_trained_on_it_in_one_command(tmp_path: Path):
+    outcome = alpaca_run(
+        tmp_path, "experiment=quickstart", "data_source=self_instruct", "generation.target=12",
+        "generation.engine=local", "tracker=disabled", "train.eval_rows=4", "train.max_steps=1",
+        "train.max_length=128", "evaluation.quick.generate_rows=1", "evaluation.quick.max_new_tokens=4",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    made, trained = _generation_and_run(outcome)
+    assert len(json.loads((made / "dataset.json").read_text())) == 12
+    data = json.loads((trained / "data.json").read_text())
+    assert (data["rows_in"], data["license"]) == (12, "Apache-2.0")
 
 
 def test_a_model_that_writes_nothing_of_use_is_given_up(tmp_path: Path):
