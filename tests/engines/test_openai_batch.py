@@ -117,10 +117,11 @@ asyncio.run(work(*sys.argv[1:]))
 """
 
 
-def test_after_a_kill_the_batch_is_collected_and_not_asked_again(tmp_path: Path):
-    with BatchServer(echo, polls=None) as server:
+@pytest.mark.parametrize("unanswered", [False, True], ids=["while it runs", "before its creation was answered"])
+def test_after_a_kill_the_batch_is_collected_and_not_asked_again(unanswered: bool, tmp_path: Path):
+    with BatchServer(echo, polls=None, hold_create=unanswered) as server:
         child = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(tmp_path)])
-        wait_until(lambda: bool(server.looks), seconds=60)
+        wait_until(lambda: bool(server.batches if unanswered else server.looks), seconds=60)
         child.send_signal(signal.SIGKILL)
         child.wait()
         server.finish()

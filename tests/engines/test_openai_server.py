@@ -131,7 +131,7 @@ def test_concurrency_is_never_exceeded():
 
 
 def test_after_a_refusal_fewer_are_asked_at_once():
-    with Server(script=["429_retry_after"] * 16, delay_s=0.02) as server:
+    with Server(script=["429_retry_after"] * 16, delay_s=0.2) as server:
         asked(settings(server, concurrency=16), *(Request(f"r{n}", prompt=f"{n}") for n in range(16)))
     assert len(server.requests) == 32
     assert max(server.at_once[16:]) <= 10  # eight, and one more for each window of answers
