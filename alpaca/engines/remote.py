@@ -108,7 +108,7 @@ class Remote:
             return failures.of_bad_body(f"content type {self.target.clean(kind) or 'missing'} instead of JSON")
         try:
             return Received(json.loads(response.content), headers)
-        except ValueError:
+        except (ValueError, RecursionError):
             return failures.of_bad_body("the body is not whole JSON")
 
 

@@ -137,6 +137,11 @@ def test_without_a_chat_template_messages_are_joined_by_blank_lines():
     assert (chat.answers, chat.usage) == (text.answers, text.usage)
 
 
+def test_a_prompt_that_no_file_could_hold_is_answered():
+    (reply,) = asked("tiny", 1, Request("r", prompt="half \ud83d", max_tokens=3))
+    assert reply.usage.completion_tokens == 3
+
+
 def test_the_event_loop_lives_while_a_batch_is_decoded():
     async def work(engine: LocalEngine) -> int:
         answering = asyncio.create_task(engine.answer(Request("r", prompt="Once", max_tokens=300)))

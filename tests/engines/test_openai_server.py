@@ -83,6 +83,12 @@ async def _value(value: Any) -> Any:
     return value
 
 
+def test_text_that_no_file_could_hold_is_mended_on_both_ways():
+    with Server(lambda body: f"{question(body)} \ud83d") as server:
+        reply = ask(settings(server), Request("r", prompt="half \ud83d"))
+    assert reply.answers[0].text == "half \ufffd \ufffd"
+
+
 def test_an_answer_cut_by_its_limit_is_an_answer():
     with Server(script=["length"]) as server:
         reply = ask(settings(server))
