@@ -123,7 +123,7 @@ def likely_tokens(request: Request) -> int:
     return most.prompt_tokens // 4 + most.completion_tokens
 
 
-def answers_of(payload: Any, *, request: Request, dialect: Dialect) -> Read:
+def answers_of(payload: Any, request: Request) -> Read:
     """Answers, usage and model of a response's body; the most where the server gives no usage.
 
     Raises:
@@ -134,11 +134,11 @@ def answers_of(payload: Any, *, request: Request, dialect: Dialect) -> Read:
     choices = payload.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Malformed("the body has no choices")
-    answers = tuple(_answer(choice, request, dialect) for choice in choices)
+    answers = tuple(_answer(choice, request) for choice in choices)
     return answers, _usage(payload.get("usage"), request), str(payload.get("model") or "")
 
 
-def _answer(choice: Any, request: Request, dialect: Dialect) -> Answer:
+def _answer(choice: Any, request: Request) -> Answer:
     if not isinstance(choice, dict):
         raise Malformed("a choice is no JSON object")
     reason = str(choice.get("finish_reason") or "stop")
@@ -154,9 +154,7 @@ def _answer(choice: Any, request: Request, dialect: Dialect) -> Answer:
     if text is not None and not isinstance(text, str):
         raise Malformed("a choice's text is no text")
     whole = sound(text or "")
-    if "stop" not in dialect.left_out:
-        return Answer(whole, reason)
-    ended = cut_at_stop(whole, request.stop)
+    ended = cut_at_stop(whole, request.stop)  # for a model that takes no stop strings; others have cut there already
     return Answer(ended, "stop" if ended != whole else reason)
 
 

@@ -17,8 +17,8 @@ def body(request: Request, api: str = "chat", dialect: Dialect | None = None) ->
     return body_of(request, model="m", api=api, dialect=dialect or Dialect())
 
 
-def read(payload: object, request: Request = FULL, dialect: Dialect | None = None):
-    return answers_of(payload, request=request, dialect=dialect or Dialect())
+def read(payload: object):
+    return answers_of(payload, FULL)
 
 
 def test_every_setting_of_a_request_reaches_the_body():
@@ -62,7 +62,7 @@ def test_a_model_may_refuse_temperature_and_stop_and_answers_are_then_cut_here()
         assert dialect.learn(error, body(FULL, dialect=dialect)) is None  # it is not sent any more
     assert not {"temperature", "stop"} & set(body(FULL, dialect=dialect))
     payload = {"choices": [{"finish_reason": "length", "message": {"content": "one ### two"}}]}
-    assert read(payload, dialect=dialect)[0] == (Answer("one ", "stop"),)
+    assert read(payload)[0] == (Answer("one ", "stop"),)
 
 
 @pytest.mark.parametrize("error", [
