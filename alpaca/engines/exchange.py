@@ -40,7 +40,8 @@ class Request:
         stop: strings that end the answer and are no part of it.
         choices: how many answers are wanted; a server that knows no such thing gives one.
         seed: passed on to engines that take one.
-        schema: JSON schema of the answer, for engines with structured output; None is free text.
+        schema: JSON schema of the answer, for engines with structured output (`local` has none); None is free text.
+            An object must require all its properties and allow no others (`additionalProperties: false`).
     """
 
     id: str
@@ -114,7 +115,8 @@ class Engine(Protocol):
     async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
         """Ask once, retrying what may pass; raises `RequestLost` or `UserError`.
 
-        No attempt is retried that `before_retry` refuses to pay for: the request is lost then.
+        No attempt is retried that `before_retry` refuses to pay for: the request is lost then. A call that
+        is cancelled may have been billed for the attempt under way.
         """
         ...
 

@@ -19,7 +19,7 @@ from alpaca import paths
 from alpaca.config import ModelConfig
 from alpaca.engines.decoding import Decoded, Row, decode
 from alpaca.engines.exchange import Answer, BeforeRetry, EngineSettings, Reply, Request, RequestLost, Usage
-from alpaca.engines.wire import prompt_text
+from alpaca.engines.wire import messages_of, prompt_text
 from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.tokenizer import text_encoder
 from alpaca.training.precision import choose
@@ -145,9 +145,7 @@ class LocalEngine:
 
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         if request.messages and self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in request.messages], tokenize=False, add_generation_prompt=True
-            )
+            text = self._tokenizer.apply_chat_template(messages_of(request), tokenize=False, add_generation_prompt=True)
             return tuple(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
         return tuple(self._encode([prompt_text(request)])[0])
 

@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ class OpenAIBatch:
             tasks.append(self._gathering)
         for task in tasks:
             task.cancel()
+        for one in self._asked:
+            one[3].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._remote.close()
 
@@ -132,17 +135,25 @@ class OpenAIBatch:
                 await asyncio.sleep(quiet_s)
             asked = [one for one in self._asked if not one[3].done()]
             self._asked = []
-            for part in parts_of(asked, *self._limits):
-                try:
-                    record = await self._create(part)
-                except Exception as error:
-                    for one in part:
-                        if not one[3].done():
-                            one[3].set_exception(error)
-                    continue
-                for one in part:
-                    if not one[3].done():
-                        one[3].set_result(record)
+            try:
+                for part in parts_of(asked, *self._limits):
+                    await self._put(part)
+            finally:  # closed meanwhile: nobody shall wait for a batch that is not made
+                for one in asked:
+                    one[3].cancel()
+
+    async def _put(self, part: list[Asked]) -> None:
+        """Create a batch and tell those who wait for it."""
+        try:
+            record = await self._create(part)
+        except Exception as error:
+            for one in part:
+                if not one[3].done():
+                    one[3].set_exception(error)
+        else:
+            for one in part:
+                if not one[3].done():
+                    one[3].set_result(record)
 
     async def _create(self, part: list[Asked]) -> Record:
         record = Record(uuid.uuid4().hex, self._server, time.time(), {one[0]: one[1] for one in part})
@@ -193,9 +204,9 @@ class OpenAIBatch:
             return Failure("retry", f"not answered in its batch ({said})")
         status, body = int(response.get("status_code") or 0), response.get("body")
         if status >= 400:
-            return failures.of_status(status, {}, json.dumps(body), self._remote.target)
+            return replace(failures.of_status(status, {}, json.dumps(body), self._remote.target), throttled=False)
         try:
-            return wire.answers_of(body, request=request, dialect=self._dialect)
+            return wire.answers_of(body, request)
         except wire.Malformed as error:
             return failures.of_bad_body(str(error))
 

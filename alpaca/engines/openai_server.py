@@ -109,7 +109,7 @@ class OpenAIServer:
         self._limits.learn(received.headers)
         self._limits.succeeded()
         try:
-            return wire.answers_of(received.payload, request=request, dialect=self._dialect)
+            return wire.answers_of(received.payload, request)
         except wire.Malformed as error:
             return failures.of_bad_body(str(error))
 

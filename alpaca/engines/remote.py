@@ -19,6 +19,8 @@ from alpaca.errors import UserError
 KEY = "OPENAI_API_KEY"
 OFFICIAL = "https://api.openai.com/v1"
 LONGEST_CONNECT_S = 10.0
+LONGEST_DOWNLOAD_S = 3600.0
+SLOWEST_TRANSFER = 100_000  # bytes a second of an upload that is not given up
 NO_KEY = "none"  # local servers want a header and read nothing in it
 
 
@@ -72,28 +74,31 @@ class Remote:
     async def upload(self, name: str, content: bytes, purpose: str) -> Received | Failure:
         """Upload a file for `purpose`; the payload is the file's description."""
         call = self._client.files.with_raw_response.create(file=(name, content), purpose=purpose)  # type: ignore[arg-type]
-        return await self._attempt(call)
+        return await self._attempt(call, self._timeout_s + len(content) / SLOWEST_TRANSFER)
 
     async def download(self, file_id: str) -> bytes | Failure:
         """The bytes of a file."""
-        got = await self._attempt(self._client.files.with_raw_response.content(file_id), parse=False)
+        got = await self._attempt(
+            self._client.files.with_raw_response.content(file_id), LONGEST_DOWNLOAD_S, parse=False
+        )
         return got if isinstance(got, Failure) else bytes(got.payload)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
-    async def _attempt(self, call: Any, *, parse: bool = True) -> Received | Failure:
+    async def _attempt(self, call: Any, seconds: float | None = None, *, parse: bool = True) -> Received | Failure:
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
+        seconds = seconds or self._timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s):  # the client's own limit is per read, not per attempt
+            async with asyncio.timeout(seconds):  # the client's own limit is per read, not per attempt
                 response = await call
         except (TimeoutError, APITimeoutError) as error:
             names = _names(error)
             if "ConnectTimeout" in names or "PoolTimeout" in names:
                 return failures.of_broken_connection(names, self.target)
-            return failures.of_timeout(self._timeout_s)
+            return failures.of_timeout(seconds)
         except APIStatusError as error:
             return failures.of_status(
                 error.status_code, _lower(error.response.headers), error.response.text, self.target
@@ -108,7 +113,7 @@ class Remote:
             return failures.of_bad_body(f"content type {self.target.clean(kind) or 'missing'} instead of JSON")
         try:
             return Received(json.loads(response.content), headers)
-        except ValueError:
+        except (ValueError, RecursionError):
             return failures.of_bad_body("the body is not whole JSON")
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from alpaca.engines.exchange import Answer, BeforeRetry, EngineSettings, Reply, Request, RequestLost, Usage
-from alpaca.engines.wire import prompt_text
+from alpaca.engines.wire import messages_of, prompt_text
 from alpaca.errors import UserError
 
 
@@ -92,9 +92,7 @@ class VllmOffline:
 
     def _prompt_ids(self, request: Request) -> list[int]:
         if request.messages and self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in request.messages], tokenize=False, add_generation_prompt=True
-            )
+            text = self._tokenizer.apply_chat_template(messages_of(request), tokenize=False, add_generation_prompt=True)
             return list(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
         return list(self._tokenizer(prompt_text(request))["input_ids"])
 

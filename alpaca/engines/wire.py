@@ -63,7 +63,7 @@ def body_of(request: Request, *, model: str, api: str, dialect: Dialect) -> dict
     """The JSON body of a request to `/chat/completions` or `/completions`."""
     body: dict[str, Any] = {"model": model}
     if api == "chat":
-        body["messages"] = [dict(message) for message in _messages(request)]
+        body["messages"] = messages_of(request)
     else:
         body["prompt"] = prompt_text(request)
     body[dialect.length_key if api == "chat" else "max_tokens"] = request.max_tokens
@@ -86,8 +86,22 @@ def body_of(request: Request, *, model: str, api: str, dialect: Dialect) -> dict
 def prompt_text(request: Request) -> str:
     """The request as one text: its prompt, or the contents of its messages joined by blank lines."""
     if request.prompt is not None:
-        return request.prompt
-    return "\n\n".join(message["content"] for message in request.messages)
+        return sound(request.prompt)
+    return sound("\n\n".join(message["content"] for message in request.messages))
+
+
+def messages_of(request: Request) -> list[dict[str, str]]:
+    """The request as a chat: its messages, or its prompt as a user's message."""
+    messages = request.messages or ({"role": "user", "content": request.prompt or ""},)
+    return [{key: sound(value) for key, value in message.items()} for message in messages]
+
+
+def sound(text: str) -> str:
+    """`text` as it can be written in UTF-8: halves of a surrogate pair that stand alone become U+FFFD.
+
+    JSON can spell such halves, so models do; a file or a request with one in it could not be written.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def most_of(request: Request) -> Usage:
@@ -96,7 +110,7 @@ def most_of(request: Request) -> Usage:
     A token of a byte-level vocabulary stands for at least one byte of UTF-8, so a prompt has at most as
     many tokens as bytes, plus what the server writes around it.
     """
-    messages = _messages(request)
+    messages = messages_of(request)
     text = sum(len(part.encode("utf-8")) for message in messages for part in message.values())
     schema = len(json.dumps(request.schema)) if request.schema is not None else 0
     around = CHAT_OVERHEAD + MESSAGE_OVERHEAD * len(messages)
@@ -109,7 +123,7 @@ def likely_tokens(request: Request) -> int:
     return most.prompt_tokens // 4 + most.completion_tokens
 
 
-def answers_of(payload: Any, *, request: Request, dialect: Dialect) -> Read:
+def answers_of(payload: Any, request: Request) -> Read:
     """Answers, usage and model of a response's body; the most where the server gives no usage.
 
     Raises:
@@ -120,15 +134,11 @@ def answers_of(payload: Any, *, request: Request, dialect: Dialect) -> Read:
     choices = payload.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Malformed("the body has no choices")
-    answers = tuple(_answer(choice, request, dialect) for choice in choices)
+    answers = tuple(_answer(choice, request) for choice in choices)
     return answers, _usage(payload.get("usage"), request), str(payload.get("model") or "")
 
 
-def _messages(request: Request) -> tuple[dict[str, str], ...]:
-    return request.messages or ({"role": "user", "content": request.prompt or ""},)
-
-
-def _answer(choice: Any, request: Request, dialect: Dialect) -> Answer:
+def _answer(choice: Any, request: Request) -> Answer:
     if not isinstance(choice, dict):
         raise Malformed("a choice is no JSON object")
     reason = str(choice.get("finish_reason") or "stop")
@@ -143,10 +153,9 @@ def _answer(choice: Any, request: Request, dialect: Dialect) -> Answer:
         raise Malformed("a choice has no message")
     if text is not None and not isinstance(text, str):
         raise Malformed("a choice's text is no text")
-    if "stop" not in dialect.left_out:
-        return Answer(text or "", reason)
-    ended = cut_at_stop(text or "", request.stop)
-    return Answer(ended, "stop" if ended != (text or "") else reason)
+    whole = sound(text or "")
+    ended = cut_at_stop(whole, request.stop)  # for a model that takes no stop strings; others have cut there already
+    return Answer(ended, "stop" if ended != whole else reason)
 
 
 def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
@@ -158,6 +167,6 @@ def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
 def _usage(given: Any, request: Request) -> Usage:
     counts = given if isinstance(given, dict) else {}
     prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return most_of(request)
-    return Usage(prompt, completion)
+    if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
+        return Usage(prompt, completion)
+    return most_of(request)

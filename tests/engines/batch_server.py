@@ -22,6 +22,7 @@ class BatchServer(Server):
             is a status with the error object `error`.
         refusals: error objects with which the first batches are refused in validation.
         lose_create: the answer to so many creations is lost on the way, though the batch exists.
+        hold_create: answers to creations are kept back until the server ends.
 
     Attributes:
         batches: by id, as the server describes them.
@@ -36,10 +37,12 @@ class BatchServer(Server):
         items: Sequence[str | int | None] = (),
         refusals: Sequence[dict[str, Any]] = (),
         lose_create: int = 0,
+        hold_create: bool = False,
         **given: Any,
     ):
         super().__init__(responder, **given)
         self.polls, self.items, self.refusals, self.lose_create = polls, items, list(refusals), lose_create
+        self.hold_create = hold_create
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.lines: list[dict[str, Any]] = []
@@ -53,11 +56,11 @@ class BatchServer(Server):
     def handle(self, http: Any, method: str, path: str, content: bytes) -> None:
         """The paths of the Batch API; others as in `Server`."""
         path, _, query = path.removeprefix("/v1").partition("?")
+        if (method, path) == ("POST", "/batches"):
+            return self._create(http, json.loads(content))
         with self.lock:
             if (method, path) == ("POST", "/files"):
                 return self._upload(http, content)
-            if (method, path) == ("POST", "/batches"):
-                return self._create(http, json.loads(content))
             if (method, path) == ("GET", "/batches"):
                 return self._list(http, query)
             if (method == "GET") and (match := re.fullmatch(r"/batches/([\w-]+)", path)):
@@ -78,15 +81,20 @@ class BatchServer(Server):
 
     def _create(self, http: Any, wanted: dict[str, Any]) -> None:
         assert wanted["completion_window"] == "24h"
-        name = f"batch-{len(self.batches)}"
-        self.batches[name] = {"id": name, "object": "batch", "status": "validating", "metadata": wanted["metadata"],
-                              "endpoint": wanted["endpoint"], "input_file_id": wanted["input_file_id"]}  # fmt: skip
-        if self.refusals:
-            self.batches[name].update(status="failed", errors={"data": [self.refusals.pop(0)]})
-        if self.lose_create > 0:
+        with self.lock:
+            name = f"batch-{len(self.batches)}"
+            batch = {"id": name, "object": "batch", "status": "validating", "metadata": wanted["metadata"],
+                     "endpoint": wanted["endpoint"], "input_file_id": wanted["input_file_id"]}  # fmt: skip
+            if self.refusals:
+                batch.update(status="failed", errors={"data": [self.refusals.pop(0)]})
+            self.batches[name] = batch
             self.lose_create -= 1
+            lost = self.lose_create >= 0
+        if self.hold_create:
+            self.closing.wait(60)
+        if lost:
             return http.reset()
-        return http.send_json(200, self.batches[name])
+        return http.send_json(200, batch)
 
     def _list(self, http: Any, query: str) -> None:
         """Newest first, two a page."""

@@ -89,6 +89,19 @@ def test_a_batch_holds_no_more_requests_than_it_may():
         assert len(server.batches) == 2
 
 
+def test_closing_leaves_nobody_waiting():
+    async def work(engine: OpenAIBatch) -> list[Any]:
+        waiting = [asyncio.create_task(engine.answer(one)) for one in questions(3)]
+        await asyncio.sleep(0.01)
+        await engine.close()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    with BatchServer(echo, hold_create=True) as server:
+        for gather_s in (5.0, 0.0):  # while requests are gathered, and while the batch is created
+            ended = using(settings(server, gather_s=gather_s), work)
+            assert [type(one) for one in ended] == [asyncio.CancelledError] * 3
+
+
 def test_a_batch_holds_no_more_bytes_than_it_may():
     lines = [("d", "r", b"x" * size, None) for size in (4, 4, 4, 20, 1)]
     parts = [[len(one[2]) for one in part] for part in parts_of(lines, 10, 9)]  # type: ignore[arg-type]
@@ -117,10 +130,11 @@ asyncio.run(work(*sys.argv[1:]))
 """
 
 
-def test_after_a_kill_the_batch_is_collected_and_not_asked_again(tmp_path: Path):
-    with BatchServer(echo, polls=None) as server:
+@pytest.mark.parametrize("unanswered", [False, True], ids=["while it runs", "before its creation was answered"])
+def test_after_a_kill_the_batch_is_collected_and_not_asked_again(unanswered: bool, tmp_path: Path):
+    with BatchServer(echo, polls=None, hold_create=unanswered) as server:
         child = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(tmp_path)])
-        wait_until(lambda: bool(server.looks), seconds=60)
+        wait_until(lambda: bool(server.batches if unanswered else server.looks), seconds=60)
         child.send_signal(signal.SIGKILL)
         child.wait()
         server.finish()

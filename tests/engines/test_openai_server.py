@@ -83,6 +83,12 @@ async def _value(value: Any) -> Any:
     return value
 
 
+def test_text_that_no_file_could_hold_is_mended_on_both_ways():
+    with Server(lambda body: f"{question(body)} \ud83d") as server:
+        reply = ask(settings(server), Request("r", prompt="half \ud83d"))
+    assert reply.answers[0].text == "half \ufffd \ufffd"
+
+
 def test_an_answer_cut_by_its_limit_is_an_answer():
     with Server(script=["length"]) as server:
         reply = ask(settings(server))
@@ -131,7 +137,7 @@ def test_concurrency_is_never_exceeded():
 
 
 def test_after_a_refusal_fewer_are_asked_at_once():
-    with Server(script=["429_retry_after"] * 16, delay_s=0.02) as server:
+    with Server(script=["429_retry_after"] * 16, delay_s=0.2) as server:
         asked(settings(server, concurrency=16), *(Request(f"r{n}", prompt=f"{n}") for n in range(16)))
     assert len(server.requests) == 32
     assert max(server.at_once[16:]) <= 10  # eight, and one more for each window of answers

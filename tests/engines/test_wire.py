@@ -1,5 +1,7 @@
 """Requests become bodies and bodies become answers, whatever dialect the server speaks."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +17,8 @@ def body(request: Request, api: str = "chat", dialect: Dialect | None = None) ->
     return body_of(request, model="m", api=api, dialect=dialect or Dialect())
 
 
-def read(payload: object, request: Request = FULL, dialect: Dialect | None = None):
-    return answers_of(payload, request=request, dialect=dialect or Dialect())
+def read(payload: object):
+    return answers_of(payload, FULL)
 
 
 def test_every_setting_of_a_request_reaches_the_body():
@@ -60,7 +62,7 @@ def test_a_model_may_refuse_temperature_and_stop_and_answers_are_then_cut_here()
         assert dialect.learn(error, body(FULL, dialect=dialect)) is None  # it is not sent any more
     assert not {"temperature", "stop"} & set(body(FULL, dialect=dialect))
     payload = {"choices": [{"finish_reason": "length", "message": {"content": "one ### two"}}]}
-    assert read(payload, dialect=dialect)[0] == (Answer("one ", "stop"),)
+    assert read(payload)[0] == (Answer("one ", "stop"),)
 
 
 @pytest.mark.parametrize("error", [
@@ -88,7 +90,25 @@ def test_answers_usage_and_model_are_read():
     assert (usage, model) == (Usage(3, 4), "m-1")
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": 3}, {"prompt_tokens": 3}])
+def test_what_cannot_be_written_in_utf8_is_replaced_on_the_way_out_and_in():
+    request = Request("r", prompt="half \ud83d whole \ud83d\ude00 \U0001f999")
+    for api in ("chat", "completions"):
+        assert "half \ufffd whole \U0001f600 \U0001f999" in json.dumps(body(request, api), ensure_ascii=False)
+    assert most_of(request).prompt_tokens > 0
+    answers, _, _ = read(json.loads(r'{"choices": [{"text": "a \ud83d b"}]}'))
+    assert answers == (Answer("a \ufffd b", "stop"),)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": -1, "completion_tokens": 3},
+        {"prompt_tokens": None, "completion_tokens": 3},
+        {"prompt_tokens": 3},
+    ],
+)
 def test_without_a_bill_the_most_is_booked(usage: dict | None):
     payload = {"choices": [{"text": "a"}], "usage": usage}
     assert read(payload)[1] == most_of(FULL)
