@@ -152,6 +152,7 @@ def kill_and_continue(folder: Path, server: Server, draw: random.Random, times: 
 def killed_generation_equals_the_whole_one(
     whole: Outcome, server: Server, tmp_path: Path, times: int, seed: int
 ) -> None:
+    before = len(server.requests)
     directory = kill_and_continue(tmp_path / "killed", server, random.Random(seed), times)
     assert result(directory) == result(whole.directory)
     answered: set[str] = set()
@@ -160,6 +161,7 @@ def killed_generation_equals_the_whole_one(
         if line["event"] == "answer":
             answered.add(line["request"])
     sent = [line["request"] for line in lines(directory / "requests.jsonl") if line["event"] == "sent"]
+    assert len(sent) >= len(server.requests) - before, "a request went out that the ledger did not have"
     assert len(sent) > len(set(sent)), "nothing was under way when it was killed: the test shows nothing"
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["lost_prompt_tokens"] > 0
