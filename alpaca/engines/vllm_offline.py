@@ -13,7 +13,7 @@ from typing import Any
 
 from alpaca.engines.exchange import Answer, BeforeRetry, EngineSettings, Reply, Request, RequestLost, Usage
 from alpaca.engines.wire import messages_of, prompt_text
-from alpaca.errors import UserError
+from alpaca.errors import RunFailed, UserError
 
 
 def open_vllm(settings: EngineSettings) -> "VllmOffline":
@@ -64,7 +64,8 @@ class VllmOffline:
         """Ask once; nothing is billed, so nothing is retried.
 
         Raises:
-            RequestLost: vLLM refuses the request, as for a prompt that is too long.
+            RequestLost: vLLM refuses the request, as for a prompt that is too long, or fails on it.
+            RunFailed: vLLM is not running any more.
         """
         started = time.monotonic()
         prompt = {"prompt_token_ids": self._prompt_ids(request)}
@@ -74,8 +75,11 @@ class VllmOffline:
                 number = f"{next(self._numbers)}-{request.id}"
                 async for output in self._engine.generate(prompt, sampling(request), number):
                     final = output
-            except ValueError as error:
-                raise RequestLost(request.id, " ".join(str(error).split())[:240], Usage(), 1) from None
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:240]
+                if type(error).__name__ == "EngineDeadError":
+                    raise RunFailed(f"engine=vllm: vLLM's process ended ({reason}); its own output says why") from None
+                raise RequestLost(request.id, reason, Usage(), 1) from None
         if final is None:
             raise RequestLost(request.id, "vLLM gave no output", Usage(), 1)
         return Reply(

@@ -233,6 +233,24 @@ def test_an_address_where_nobody_listens_is_said_to_be_one():
         ask(gone)
 
 
+@pytest.mark.parametrize("first", [None, "503"])
+def test_a_server_that_went_away_loses_the_request_alone(first: str | None):
+    async def work(engine: OpenAIServer) -> None:
+        await asyncio.gather(engine.answer(HELLO), return_exceptions=True)
+        server.__exit__()
+        with pytest.raises(RequestLost, match="cannot be reached") as lost:
+            await engine.answer(HELLO)
+        assert lost.value.lost == Usage()
+
+    server = Server(script=[first], headers={"Connection": "close"}).__enter__()
+    using(settings(server, retries=0), work)
+
+
+def test_a_page_instead_of_an_answer_is_named_as_the_reason():
+    with Server(script=["wrong_content_type"]) as server, pytest.raises(RequestLost, match="content type text/html"):
+        ask(settings(server, retries=0))
+
+
 @pytest.mark.parametrize(("base_url", "words"), [
     ("localhost:8000", "not an http address"), ("ftp://x", "not an http address"), ("http://", "not an http address"),
     ("http://x:port/v1", "not an address"), ("http://user:secret@x/v1", "OPENAI_API_KEY"),
