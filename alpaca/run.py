@@ -79,11 +79,12 @@ def run_directory(config: Config, started: str) -> Path:
 
 def _with_generated_data(config: Config, started: str, overrides: list[str]) -> Config:
     """Make the data of `data_source=self_instruct`, or find it made, and train on that."""
-    from alpaca.selfinstruct.command import generate, trained_on
-    from alpaca.selfinstruct.directories import directory
+    from alpaca.selfinstruct.command import generate
+    from alpaca.selfinstruct.directories import directory, trained_on
 
     place = directory(config, started)
-    return trained_on(config, place, generate(config, place, overrides))
+    generate(config, place, overrides)
+    return trained_on(config, place)
 
 
 def _sweep_directory(root: DictConfig) -> Path:

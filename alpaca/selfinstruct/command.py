@@ -5,6 +5,8 @@ However it ends, the directory holds everything that was paid for, and the same 
 
 import asyncio
 import contextlib
+import json
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -27,10 +29,12 @@ from alpaca.selfinstruct.result import Result, diversity_of, licence_of
 from alpaca.selfinstruct.seeds import load_seeds
 from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SELF_INSTRUCT, engine_settings, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
-from alpaca.signature import GENERATED, generation_signature
+from alpaca.signature import generation_signature
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
+
+_ENGINE_KEYS = re.compile(r"(?<![\w.])((?:engine|api|model|concurrency|retries|timeout_s)(?==)|base_url)")
 
 
 @dataclass
@@ -82,14 +86,15 @@ def open_engine(settings: EngineSettings) -> Engine:
     """The engine, its module imported now: none is wanted for `--help` or a static check."""
     from alpaca.engines.opening import open_engine as opened
 
-    return opened(settings)
+    try:
+        return opened(settings)
+    except UserError as error:
+        raise _in_our_words(error) from None
 
 
-def trained_on(config: Config, path: Path, summary: dict[str, Any]) -> Config:
-    """The config of a training run with the finished generation in `path` as its data."""
-    known = {key: summary[key] for key in ("license", "license_note") if config.data_source.license == "unknown"}
-    source = replace(config.data_source, path=f"{GENERATED}{path.absolute()}", **known)
-    return replace(config, data_source=source)
+def _in_our_words(error: UserError) -> UserError:
+    """An engine knows its settings by their own names; the user types them with the section in front."""
+    return UserError(_ENGINE_KEYS.sub(r"generation.\1", str(error)))
 
 
 def _in_directory(
@@ -130,7 +135,10 @@ def _in_directory(
     except KeyboardInterrupt:
         status = INTERRUPTED
         raise
-    except (UserError, RunFailed) as error:
+    except UserError as error:
+        reason = str(_in_our_words(error))
+        raise UserError(reason) from None
+    except RunFailed as error:
         reason = str(error)
         raise
     except OSError as error:
@@ -247,8 +255,6 @@ def _sources(filled: GenerationConfig) -> Sequence[Row]:
 
 def _began(folder: Path) -> str:
     """The day of the first process of this generation."""
-    import json
-
     try:
         recorded = json.loads((folder / "env.json").read_text(encoding="utf-8"))["automatic"]["began"]
         return str(recorded)

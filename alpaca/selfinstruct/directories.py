@@ -6,6 +6,7 @@ be as it was.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import yaml
 
 from alpaca.config import Config, GenerationConfig
 from alpaca.errors import UserError
+from alpaca.licences import UNKNOWN
 from alpaca.selfinstruct.ledger import REQUESTS
 from alpaca.selfinstruct.settings import resolved
-from alpaca.signature import generation_signature
+from alpaca.signature import GENERATED, generation_signature
 from alpaca.tracking.run_directory import FINISHED
 
 OUTPUTS = Path("outputs")
@@ -34,6 +36,20 @@ def directory(config: Config, started: str, *, named: str | None = None) -> Path
         key=lambda folder: (status(folder) == FINISHED, folder.name),
     )
     return existing[-1] if existing else OUTPUTS / config.name / f"{started}-{mark}"
+
+
+def with_finished_data(config: Config, started: str) -> Config:
+    """The config with the finished generation of its settings as data, where it wants one and there is one."""
+    if config.data_source.path != GENERATED or status(place := directory(config, started)) != FINISHED:
+        return config
+    return trained_on(config, place)
+
+
+def trained_on(config: Config, place: Path) -> Config:
+    """The config with the finished generation in `place` as its data, and what is known about its licence."""
+    found, source = summary(place), config.data_source
+    known = {key: found[key] for key in ("license", "license_note")} if source.license == UNKNOWN else {}
+    return replace(config, data_source=replace(source, path=f"{GENERATED}{place.absolute()}", **known))
 
 
 def status(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from servers import FAULTS, Server, question, wait_until
 from test_local import needs_embedded_model
 from test_serving import ModelServer
 
-from alpaca import generate
+from alpaca import generate, inspect
 from alpaca.engines.exchange import Usage
 from alpaca.tracking.run_directory import RunDirectory
 
@@ -386,9 +386,22 @@ def test_both_phases_run_in_one_command_and_the_data_is_made_once(server: Server
     assert again.status == 0, again.err
     assert "is finished" in again.out
     assert len(server.requests) == asked
+    seen = inspected(tmp_path, *both)
+    assert json.loads((seen / "data.json").read_text())["rows_in"] == 60
     other = alpaca_run(tmp_path, *both, "generation.seed=5", "generation.target=20", "train.eval_rows=4")
     assert other.status == 0, other.err
     assert len(server.requests) > asked
+
+
+def inspected(folder: Path, *overrides: str) -> Path:
+    """`alpaca.inspect` with the same settings; its directory."""
+    given = list(sys.argv)
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+            assert inspect.main([*overrides, "output_dir=seen"]) == 0
+    finally:
+        sys.argv[:] = given
+    return folder / "seen"
 
 
 def _generation_and_run(outcome: Outcome) -> tuple[Path, Path]:
@@ -470,7 +483,7 @@ def test_a_model_that_writes_nothing_of_use_is_given_up(tmp_path: Path):
 
 
 REFUSED = {
-    "no key": (["generation.base_url=null"], ["OPENAI_API_KEY"]),
+    "no key": (["generation.base_url=null"], ["generation.engine=openai", "OPENAI_API_KEY", "generation.base_url"]),
     "bad address": (["generation.base_url=localhost:8000"], ["generation.base_url=localhost:8000", "http://"]),
     "password in the address": (
         ["generation.base_url='http://me:pw@host/v1'"],
