@@ -81,20 +81,21 @@ class WandbRun:
         import wandb
 
         logging.getLogger("wandb").setLevel(logging.ERROR)
-        self._run = wandb.init(
-            project=config.tracker.project,
-            entity=config.tracker.entity,
-            group=config.tracker.group or config.name,
-            job_type=self._job_type,
-            name=folder.name,
-            notes=config.notes or None,
-            tags=tags(config, self._job_type),
-            config=settings,
-            dir=str(folder),
-            mode=self.mode,  # type: ignore[arg-type]
-            reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
-        )
+        with contextlib.redirect_stderr(StringIO()):  # it advertises another product beside some libraries
+            self._run = wandb.init(
+                project=config.tracker.project,
+                entity=config.tracker.entity,
+                group=config.tracker.group or config.name,
+                job_type=self._job_type,
+                name=folder.name,
+                notes=config.notes or None,
+                tags=tags(config, self._job_type),
+                config=settings,
+                dir=str(folder),
+                mode=self.mode,  # type: ignore[arg-type]
+                reinit="finish_previous",
+                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
+            )
         self._run.define_metric("step", hidden=True)
         for section in ("train/*", "eval/*", "perf/*", "generation/*"):
             self._run.define_metric(section, step_metric="step")

@@ -276,6 +276,7 @@ def test_no_file_holds_the_key(server: Server, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     outcome = alpaca_generate(tmp_path, *asking(server), "tracker=offline", "generation.similar=true")
     assert outcome.status == 0, outcome.err
+    assert outcome.err == ""
     assert set(server.authorizations) == {f"Bearer {KEY}"}
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert any(file.suffix == ".wandb" for file in files)
