@@ -129,6 +129,38 @@ def test_no_attempt_is_retried_that_the_budget_does_not_pay_for():
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_server_that_fails_half_the_time_bills_no_more_than_the_budget(seed: int):
+    requests = [Request(f"r{n}", prompt=f"question number {n}", max_tokens=30) for n in range(40)]
+    budget = Budget(tokens=6000)
+
+    async def one(engine: OpenAIServer, request: Request, places: asyncio.Semaphore) -> bool:
+        async with places:
+            held = budget.reserve(engine.most(request))
+            if held is None:
+                return False
+            try:
+                reply = await engine.answer(request, before_retry=held.allows_retry)
+            except RequestLost as lost:
+                budget.settle(held, Usage(), lost.lost)
+            else:
+                budget.settle(held, reply.usage, reply.lost)
+            return True
+
+    async def work(engine: OpenAIServer) -> list[bool]:
+        places = asyncio.Semaphore(8)
+        return await asyncio.gather(*(one(engine, request, places) for request in requests))
+
+    faults = dict.fromkeys(("500", "reset_mid_body", "half_json", "429", "empty_choices"), 0.1)
+    with Server(lambda body: "word " * 30, faults=faults, seed=seed) as server:
+        sent = using(settings(server), work)
+    assert any(sent)
+    assert not all(sent)
+    assert server.usage == budget.spent
+    assert (server.usage + server.possible).total <= (budget.spent + budget.lost).total <= 6000
+    assert (budget.reserved, budget.in_flight) == (Usage(), 0)
+
+
 def test_concurrency_is_never_exceeded():
     with Server(delay_s=0.02) as server:
         replies = asked(settings(server, concurrency=3), *(Request(f"r{n}", prompt=f"{n}") for n in range(20)))
