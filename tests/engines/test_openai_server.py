@@ -312,8 +312,8 @@ def test_a_key_that_cannot_be_one_is_refused_without_being_shown(monkeypatch: py
 def test_with_faults_in_three_of_ten_requests_every_reply_comes_once_and_the_bill_adds_up(count: int):
     faults = dict.fromkeys((*FAULTS, "length"), 0.3 / (len(FAULTS) + 1))
     requests = [Request(f"r{n}", prompt=f"question number {n}", max_tokens=20) for n in range(count)]
-    with Server(lambda body: f"answer to {question(body)}", faults=faults, seed=1, hold_s=4.0) as server:
-        outcomes = asked(settings(server, concurrency=32, timeout_s=2.0), *requests)
+    with Server(lambda body: f"answer to {question(body)}", faults=faults, seed=1, hold_s=5.0) as server:
+        outcomes = asked(settings(server, concurrency=32, timeout_s=3.0), *requests)
         made = dict(server.faults_made)
     replies = [one for one in outcomes if isinstance(one, Reply)]
     lost = [one for one in outcomes if isinstance(one, RequestLost)]
