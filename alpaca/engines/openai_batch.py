@@ -10,12 +10,13 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alpaca.engines import failures, wire
+from alpaca.engines.batch_files import MOST_BYTES, MOST_REQUESTS, Asked, Lines, line_of, lines_of, parts_of
 from alpaca.engines.batch_journal import Journal, Record, digest_of
 from alpaca.engines.exchange import BeforeRetry, EngineSettings, Reply, Request, Usage
 from alpaca.engines.failures import Failure
@@ -23,16 +24,11 @@ from alpaca.engines.remote import Received, Remote
 from alpaca.engines.retrying import FIRST_WAIT_S, Attempts
 from alpaca.errors import UserError
 
-MOST_REQUESTS = 50_000
-MOST_BYTES = 200_000_000
 GATHER_S = 2.0
 LONGEST_QUEUE_WAIT_S = 600.0
 LABEL = "alpaca"  # metadata key that holds a record's token
 QUEUE_FULL = "token_limit_exceeded"
 OVER = ("completed", "failed", "expired", "cancelled")
-
-Lines = dict[str, dict[str, Any]]  # of a batch's output and error files, by digest
-Asked = tuple[str, str, bytes, "asyncio.Future[Record]"]  # digest, request id, JSONL line, the batch it goes into
 
 
 class OpenAIBatch:
@@ -118,9 +114,9 @@ class OpenAIBatch:
 
     async def _ask(self, digest: str, request_id: str, body: dict[str, Any]) -> Record:
         """Into the next batch; returns when that batch exists."""
-        line = json.dumps({"custom_id": digest, "method": "POST", "url": f"/v1{self._path}", "body": body})
+        line = line_of(digest, f"/v1{self._path}", body)
         future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        self._asked.append((digest, request_id, line.encode() + b"\n", future))
+        self._asked.append((digest, request_id, line, future))
         if self._gathering is None or self._gathering.done():
             self._gathering = asyncio.create_task(self._gather())
         return await future
@@ -280,29 +276,3 @@ class OpenAIBatch:
             if got.next == "retry" and attempts.failed >= self._settings.retries:
                 raise UserError(f"{got.reason}; batches under way go on: the same command collects them later")
             await asyncio.sleep(attempts.wait_after(got))
-
-
-def parts_of(asked: Iterable[Asked], most_requests: int, most_bytes: int) -> Iterator[list[Asked]]:
-    """Consecutive parts that fit into a batch each; a line that is larger than a batch stands alone."""
-    part: list[Asked] = []
-    size = 0
-    for one in asked:
-        if part and (len(part) == most_requests or size + len(one[2]) > most_bytes):
-            yield part
-            part, size = [], 0
-        part.append(one)
-        size += len(one[2])
-    if part:
-        yield part
-
-
-def lines_of(content: bytes) -> Lines:
-    """The lines of a batch's file by `custom_id`; a line that is no JSON is as good as missing."""
-    lines: Lines = {}
-    for line in content.splitlines():
-        try:
-            parsed = json.loads(line)
-            lines[str(parsed["custom_id"])] = parsed
-        except (ValueError, TypeError, KeyError):
-            continue
-    return lines

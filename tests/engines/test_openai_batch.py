@@ -13,9 +13,10 @@ import pytest
 from batch_server import BatchServer
 from servers import question, wait_until
 
+from alpaca.engines.batch_files import parts_of
 from alpaca.engines.batch_journal import Journal, Record
 from alpaca.engines.exchange import EngineSettings, Reply, Request, RequestLost, Usage
-from alpaca.engines.openai_batch import OpenAIBatch, parts_of
+from alpaca.engines.openai_batch import OpenAIBatch
 from alpaca.errors import UserError
 
 

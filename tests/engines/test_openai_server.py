@@ -129,6 +129,38 @@ def test_no_attempt_is_retried_that_the_budget_does_not_pay_for():
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_server_that_fails_half_the_time_bills_no_more_than_the_budget(seed: int):
+    requests = [Request(f"r{n}", prompt=f"question number {n}", max_tokens=30) for n in range(40)]
+    budget = Budget(tokens=6000)
+
+    async def one(engine: OpenAIServer, request: Request, places: asyncio.Semaphore) -> bool:
+        async with places:
+            held = budget.reserve(engine.most(request))
+            if held is None:
+                return False
+            try:
+                reply = await engine.answer(request, before_retry=held.allows_retry)
+            except RequestLost as lost:
+                budget.settle(held, Usage(), lost.lost)
+            else:
+                budget.settle(held, reply.usage, reply.lost)
+            return True
+
+    async def work(engine: OpenAIServer) -> list[bool]:
+        places = asyncio.Semaphore(8)
+        return await asyncio.gather(*(one(engine, request, places) for request in requests))
+
+    faults = dict.fromkeys(("500", "reset_mid_body", "half_json", "429", "empty_choices"), 0.1)
+    with Server(lambda body: "word " * 30, faults=faults, seed=seed) as server:
+        sent = using(settings(server), work)
+    assert any(sent)
+    assert not all(sent)
+    assert server.usage == budget.spent
+    assert (server.usage + server.possible).total <= (budget.spent + budget.lost).total <= 6000
+    assert (budget.reserved, budget.in_flight) == (Usage(), 0)
+
+
 def test_concurrency_is_never_exceeded():
     with Server(delay_s=0.02) as server:
         replies = asked(settings(server, concurrency=3), *(Request(f"r{n}", prompt=f"{n}") for n in range(20)))
@@ -280,8 +312,8 @@ def test_a_key_that_cannot_be_one_is_refused_without_being_shown(monkeypatch: py
 def test_with_faults_in_three_of_ten_requests_every_reply_comes_once_and_the_bill_adds_up(count: int):
     faults = dict.fromkeys((*FAULTS, "length"), 0.3 / (len(FAULTS) + 1))
     requests = [Request(f"r{n}", prompt=f"question number {n}", max_tokens=20) for n in range(count)]
-    with Server(lambda body: f"answer to {question(body)}", faults=faults, seed=1, hold_s=4.0) as server:
-        outcomes = asked(settings(server, concurrency=32, timeout_s=2.0), *requests)
+    with Server(lambda body: f"answer to {question(body)}", faults=faults, seed=1, hold_s=5.0) as server:
+        outcomes = asked(settings(server, concurrency=32, timeout_s=3.0), *requests)
         made = dict(server.faults_made)
     replies = [one for one in outcomes if isinstance(one, Reply)]
     lost = [one for one in outcomes if isinstance(one, RequestLost)]
