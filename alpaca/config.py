@@ -374,7 +374,7 @@ class GenerationConfig:
         0, GENERATION, "Kept tasks shown in each request beside the seeds; Self-Instruct shows 6 and 2", at_least=0
     )
     max_example_words: int | None = setting(
-        None, GENERATION, "Longest task shown as an example, in words; null is any, for local 50", at_least=10
+        None, GENERATION, "Longest task shown as an example, in words; null is any, for local 40", at_least=10
     )
     tasks_per_request: int | None = setting(
         None,
@@ -385,7 +385,7 @@ class GenerationConfig:
     temperature: float | None = setting(None, GENERATION, "Sampling; null is 1, for local 0.6", at_least=0, at_most=2)
     top_p: float | None = setting(None, GENERATION, "Nucleus sampling; null is 1", above=0, at_most=1)
     max_tokens: int | None = setting(
-        None, GENERATION, "Longest answer in tokens; null is 3,072 as in the recipe, for local 120", at_least=1
+        None, GENERATION, "Longest answer in tokens; null is 3,072 as in the recipe, for local 96", at_least=1
     )
     responses_per_instruction: int = setting(
         1, GENERATION, "Outputs for each instruction, a row for each", at_least=1, at_most=100

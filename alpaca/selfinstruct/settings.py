@@ -21,7 +21,7 @@ EMBEDDED_MODEL = "smollm2_135m"  # a name in conf/model
 API_MODEL = "gpt-4.1-mini"
 
 _API_VALUES = {"prompt": "alpaca_chat", "temperature": 1.0, "top_p": 1.0, "max_tokens": 3072}
-_LOCAL_VALUES = {"prompt": "compact", "temperature": 0.6, "top_p": 1.0, "max_tokens": 120, "max_example_words": 50}
+_LOCAL_VALUES = {"prompt": "compact", "temperature": 0.6, "top_p": 1.0, "max_tokens": 96, "max_example_words": 40}
 
 
 def resolved(generation: GenerationConfig) -> GenerationConfig:

@@ -231,11 +231,11 @@ def test_with_faults_in_30_percent_of_requests_every_task_is_there_once_and_the_
         "timeout": 0.3 / 130,
         "length": 0.02,
     }
-    with Server(lambda body: answer_text(question(body), body.get("seed")), faults=faults, hold_s=2) as server:
+    with Server(lambda body: answer_text(question(body), body.get("seed")), faults=faults, hold_s=12) as server:
         prices = ("generation.price_prompt=1", "generation.price_completion=2", "generation.budget_usd=1000")
         outcome = alpaca_generate(
             tmp_path, *asking(server, *prices), f"generation.target={requests * 2}", "generation.concurrency=32",
-            "generation.timeout_s=1", "generation.lag=64",
+            "generation.timeout_s=8", "generation.lag=64",
         )  # fmt: skip
     assert outcome.status == 0, outcome.err
     assert len(server.requests) >= requests

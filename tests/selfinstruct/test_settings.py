@@ -17,8 +17,8 @@ BASE = GenerationConfig(target=10)
 def test_a_model_here_gets_short_requests_and_an_api_the_recipes():
     here = resolved(replace(BASE, engine="local"))
     assert (here.model, here.prompt, here.api) == ("smollm2_135m", "compact", "completions")
-    assert (here.tasks_per_request, here.seed_examples, here.max_example_words) == (4, 3, 50)
-    assert (here.temperature, here.max_tokens) == (0.6, 120)
+    assert (here.tasks_per_request, here.seed_examples, here.max_example_words) == (4, 3, 40)
+    assert (here.temperature, here.max_tokens) == (0.6, 96)
     there = resolved(BASE)
     assert (there.model, there.prompt, there.concurrency, there.max_example_words) == (
         "gpt-4.1-mini", "alpaca_chat", 8, None,
