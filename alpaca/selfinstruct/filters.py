@@ -54,7 +54,7 @@ _LICENCE = re.compile(
     r"|\bGNU (?:Lesser |Affero )?General Public Licen[sc]e\b|\blicensed under the\b|\bMIT License\b",
     re.I,
 )
-_EMAIL = re.compile(r"\b[\w.+-]+@(?!example\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.I)
+_EMAIL = re.compile(r"\b[\w.+-]{1,64}@(?!example\.)[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.I)
 _PHONE = re.compile(r"(?<![\w.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{3}[ .-])\d{3}[ .-]\d{4}(?!\w)")
 _SOCIAL = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 _CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){13,19}(?![\w-])")

@@ -16,15 +16,16 @@ from alpaca.data.rows import Row
 CUT, OUTSIDE, NO_OUTPUT, NO_INSTRUCTION = "cut by length", "text outside a task", "no output field", "no instruction"
 BAD_TEXT, NOT_TEXT = "not valid Unicode", "a field that is no text"
 
+# possessive quantifiers: a model may write thousands of blanks, and backtracking over them would not end
 _LABEL = re.compile(
-    r"[ \t]*(?:[-*•>][ \t]+)?(?:#{1,6}[ \t]*)?(?P<mark>\*\*|__)?[ \t]*"
-    r"(?:task[ \t]+)?(?:(?P<number>\d{1,5})[ \t]*[.):]+)?[ \t]*"
-    r"(?P<inner>\*\*|__)?(?P<name>instruction|input|output|response)[ \t]*"
-    r"(?(mark)(?:\*\*|__)?|(?(inner)(?:\*\*|__)?))[ \t]*:(?(mark)(?:\*\*|__)?|(?(inner)(?:\*\*|__)?))",
+    r"[ \t]*+(?:[-*•>][ \t]++)?(?:#{1,6}[ \t]*+)?(?P<mark>\*\*|__)?[ \t]*+"
+    r"(?:task[ \t]++)?(?:(?P<number>\d{1,5})[ \t]*+[.):]+)?[ \t]*+"
+    r"(?P<inner>\*\*|__)?(?P<name>instruction|input|output|response)[ \t]*+"
+    r"(?(mark)(?:\*\*|__)?|(?(inner)(?:\*\*|__)?))[ \t]*+:(?(mark)(?:\*\*|__)?|(?(inner)(?:\*\*|__)?))",
     re.IGNORECASE,
 )
-_SEPARATOR = re.compile(r"[ \t]*#{3,}[ \t]*")
-_FENCE = re.compile(r"[ \t]*(?:```|~~~)[ \t]*[\w+-]*[ \t]*")
+_SEPARATOR = re.compile(r"[ \t]*+#{3,}[ \t]*+")
+_FENCE = re.compile(r"[ \t]*+(?:```|~~~)[ \t]*+[\w+-]*+[ \t]*+")
 _EMPTY_INPUT = re.compile(r"[\s\"'`*_.\-–—()\[\]]*")
 _NO_INPUT_OPENING = re.compile(r"\s*<\s*no[\s_-]?inputs?\s*/?>\s*", re.IGNORECASE)
 

@@ -168,6 +168,13 @@ def test_an_answer_is_the_whole_response_even_when_it_looks_like_a_list():
     assert parse_answer("half", row, cut=True).problem == CUT
 
 
+@pytest.mark.parametrize("opening", ["", "#", "- ", "1.", "###", "```", "**"])
+def test_a_hundred_thousand_blanks_are_read_at_once(opening: str):
+    blanks = opening + " " * 100_000 + "x!"
+    assert problems(blanks) == [OUTSIDE]
+    assert tasks(f"1. Instruction: Be quiet.\n1. Output:\nyes\n{blanks}")[0][2].endswith("x!")
+
+
 RECORD = {"instruction": "Name a bird.", "input": "N/A", "output": "A wren, ]"}
 
 
