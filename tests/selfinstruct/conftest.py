@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "engines"))
 
-from model import answer_text
+from list_model import answer_text
 from servers import Server, question
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from batch_server import BatchServer
 from commands import SMALL, Outcome, alpaca_run, command_environment
-from model import answer_text
+from list_model import answer_text
 from servers import FAULTS, Server, question, wait_until
 from test_local import needs_embedded_model
 from test_serving import ModelServer

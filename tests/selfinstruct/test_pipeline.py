@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model import MemoryEngine
+from list_model import MemoryEngine
 
 from alpaca.config import GenerationConfig
 from alpaca.data.rows import Row
