@@ -111,10 +111,10 @@ def _in_directory(
     terminal = Terminal(directory.path / "run.log")
     keeps = filled.engine == "openai_batch"
     began = _began(directory.path)
+    ledger = Ledger(directory.path, keeps_under_way=keeps)  # before the settings: a directory is known by both
     (directory.path / "summary.json").unlink(missing_ok=True)
     directory.write_settings(config, overrides)
     directory.write_environment(device="none", precision="none", world_size=1, choices={"began": began})
-    ledger = Ledger(directory.path, keeps_under_way=keeps)
     tracker = WandbRun(config, directory.path, {"signature": mark}, terminal.warn, job_type="generate")
     pipeline = Pipeline(
         engine,
@@ -142,9 +142,7 @@ def _in_directory(
         reason = str(error)
         raise
     except OSError as error:
-        reason = (
-            f"{error.filename or directory.path}: {error.strerror or error}; free space and give the same command again"
-        )
+        reason = _no_room(error, directory.path)
         raise RunFailed(reason) from None
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
@@ -170,9 +168,13 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
         diversity=diversity_of(job.rows),
     )
     summary = {"signature": mark, "began": began, **result.summary(), **({"error": reason} if reason else {})}
-    with contextlib.suppress(OSError):  # a full disk may refuse even this; without a summary nothing is finished
+    try:
         result.write(directory.path, (began, time.strftime("%Y-%m-%d")), status, mark)
         directory.finish(status, summary)
+    except OSError as error:  # a full disk may refuse even this; without a summary nothing is finished
+        if status == FINISHED:
+            job.tracker.finish(1, {})
+            raise RunFailed(_no_room(error, directory.path)) from None
     if status == FINISHED:
         reporting.show(result, directory.path, job.terminal)
     else:
@@ -184,6 +186,10 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
     reporting.track(result, job.config, directory.path, job.tracker, mark)
     job.tracker.finish(0 if status == FINISHED else 1, {"status": status, **summary})
     return {"status": status, **summary}
+
+
+def _no_room(error: OSError, folder: Path) -> str:
+    return f"{error.filename or folder}: {error.strerror or error}; free space and give the same command again"
 
 
 async def _all_stages(job: _Job, engine: Engine) -> None:

@@ -116,9 +116,10 @@ class Pipeline:
         self._ending = False
         try:
             while not stage.done:
-                while taken in arrived and not stage.done:
+                while taken in arrived and not (stage.done or self._stopping.is_set()):
                     self._take(stage, taken, arrived.pop(taken))
                     taken += 1
+                    await asyncio.sleep(0)  # a long replay hears an interrupt too
                 if stage.done or self._stopping.is_set():
                     break
                 sent = self._ask_ahead(stage, sent, past, arrived)

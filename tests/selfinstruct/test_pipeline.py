@@ -223,7 +223,7 @@ def test_tokens_are_a_budget_too(tmp_path: Path):
 
 
 def test_lost_answers_are_in_their_own_column_and_the_rest_adds_up(tmp_path: Path):
-    engine = MemoryEngine(shuffled=3, lost_share=0.4)
+    engine = MemoryEngine(shuffled=3, lost_share=0.6)
     _, pipeline = generate(tmp_path, engine=engine, concurrency=32)
     records = lines(tmp_path / "requests.jsonl")
     delivered = sum((Usage(**line["usage"]) for line in records if line["event"] == "answer"), Usage())
