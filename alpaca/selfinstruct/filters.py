@@ -24,6 +24,7 @@ _LEAK = re.compile(
     r"|\bnew (?:task|prompt|instruction) (?:of|for|from|made)\b",
     re.I,
 )
+_NUMBERED = re.compile(r"\d{1,3}[.)]\s")
 _LIST_MARK = re.compile(r"^\s*\d{1,4}\.\s*(?:input|output)\s*:|<noinput>", re.I | re.M)
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b|\bi am (?:just )?an? (?:ai|language model)\b"
@@ -110,8 +111,8 @@ def too_long(row: Row, rules: TaskFilterConfig) -> bool:
 
 
 def leaked_numbering(row: Row, rules: TaskFilterConfig) -> bool:
-    """A field carries on the list: "12. Instruction: ..."."""
-    return defects.leaked_numbering(row)
+    """A field carries on the list ("12. Instruction: ..."), or the instruction opens with a number of one."""
+    return defects.leaked_numbering(row) or bool(_NUMBERED.match(row.instruction))
 
 
 def merged_tasks(row: Row, rules: TaskFilterConfig) -> bool:

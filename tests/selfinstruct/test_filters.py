@@ -37,7 +37,10 @@ BROKEN = {
     "empty_output": [task(output=""), task(output=" \n")],
     "language": [task("Name три птицы у воды, пожалуйста"), task("A 列出三种鸟 的名字 并且 说明")],
     "too_long": [task(output="word " * 1001)],
-    "leaked_numbering": [task(output="Gulls. 12. Instruction: Name a fish.")],
+    "leaked_numbering": [
+        task(output="Gulls. 12. Instruction: Name a fish."),
+        task("1. Name three birds that live near water."),
+    ],
     "merged_tasks": [
         task(output="Gulls.\n### Instruction:\nName a fish."),
         task(output="<noinput>\n4. Output:\nGulls."),
@@ -71,6 +74,7 @@ BROKEN = {
     ],
 }  # fmt: skip
 SPARED = {
+    "leaked_numbering": [task("1.5 litres of water weigh how much?"), task(output="1. Heron\n2. Gull")],
     "length": [task("Name three water birds."), task("word " * 150)],
     "unsuitable_words": [
         task("Imagine a photograph of birds in words."), task("Explain mapping, filing and paragraphs."),
