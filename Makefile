@@ -22,10 +22,10 @@ quickstart: $(READY) ## train, score and log one run on shipped data: a few minu
 	$(BIN)/python -m alpaca.run experiment=quickstart
 
 test: $(READY) ## the tests; takes minutes, needs no network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY) ## the long tests too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(READY) ## format, style and types
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from alpaca.config import Config, DataSourceConfig, ParallelismConfig, TemplateC
 from alpaca.data.columns import MAPPABLE
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
+from alpaca.pairs import check_pairs
 from alpaca.selfinstruct.settings import check_generation
 from alpaca.signature import RANDOM, is_generated
 
@@ -27,6 +28,7 @@ def check(config: Config) -> None:
     _check_data(config)
     _check_template(config.template)
     _check_parallelism(config.parallelism)
+    check_pairs(config)
     _check_training(config)
     if is_generated(config.data_source.path):
         check_generation(config.generation)
@@ -168,22 +170,54 @@ def _check_parallelism(parallelism: ParallelismConfig) -> None:
             f"parallelism={parallelism.name} with parallelism.devices={parallelism.devices} and "
             f"nodes={parallelism.nodes}: it uses one device; choose parallelism=ddp or parallelism=fsdp"
         )
-    if parallelism.sharding == "full" and devices == 1:
+    if parallelism.sharding not in ("none", "replicate") and devices == 1:
         raise UserError(
             f"parallelism={parallelism.name} with parallelism.devices=1: there is nothing to shard over; "
             "choose parallelism=single or give two devices or more"
         )
+    if parallelism.offload and parallelism.sharding in ("none", "replicate"):
+        raise UserError(
+            f"parallelism.offload=true with parallelism={parallelism.name}: only split weights are kept in the host's "
+            "memory; choose parallelism=fsdp_offload"
+        )
+    if parallelism.rendezvous is not None and not _is_endpoint(parallelism.rendezvous):
+        raise UserError(
+            f"parallelism.rendezvous={parallelism.rendezvous}: give HOST:PORT with a port from 1 to 65535, such as "
+            "host0:29500"
+        )
+
+
+def _is_endpoint(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65536
 
 
 def _check_training(config: Config) -> None:
     train, optimizer = config.train, config.optimizer
+    if train.resume not in ("auto", "never"):
+        folder = Path(train.resume).expanduser()
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"train.resume={train.resume}: no run directory; give auto, never, or the folder of a run")
+        if config.output_dir and Path(config.output_dir).expanduser().absolute() != folder.absolute():
+            raise UserError(
+                f"train.resume={train.resume} with output_dir={config.output_dir}: a run goes on in its own folder; "
+                "leave out output_dir"
+            )
+    if train.on_oom != "stop" and config.parallelism.sharding != "none":
+        raise UserError(
+            f"train.on_oom={train.on_oom} with parallelism={config.parallelism.name}: one rank alone cannot repeat a "
+            "step; set train.on_oom=stop, or train.micro_batch_tokens to what fits"
+        )
+    if train.eval_every_steps is not None and train.eval_rows == 0:
+        raise UserError(
+            f"train.eval_every_steps={train.eval_every_steps} with train.eval_rows=0: there are no held-out rows; "
+            "set train.eval_rows=1 or more"
+        )
     if train.micro_batch_tokens is not None and train.micro_batch_tokens < train.max_length:
         raise UserError(
             f"train.micro_batch_tokens={train.micro_batch_tokens}: a micro-batch must hold the longest example, "
             f"train.max_length={train.max_length} tokens; raise the first or lower the second"
         )
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        raise UserError(f"optimizer.betas={optimizer.betas}: two numbers from 0 to below 1, such as [0.9,0.999]")
     if optimizer.warmup > 1 and optimizer.warmup != int(optimizer.warmup):
         raise UserError(f"optimizer.warmup={optimizer.warmup}: from 1 on it counts steps; give a whole number")
     if config.evaluation.quick is not None and train.eval_rows == 0:

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -36,6 +37,11 @@ OPEN_KEYS = (
     "generation.columns",
 )
 INTERRUPTED = 130  # the shell's status for Ctrl-C
+
+# At import, not in a command: a launcher's process on another machine imports this module and nothing else of ours.
+OmegaConf.register_new_resolver(
+    "sweep_dir", lambda *, _root_: str(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name), replace=True
+)
 
 
 def typed(config: DictConfig) -> Config:
@@ -97,15 +103,20 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     become one line too (exit 2). A traceback appears only for a bug in this program.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # conf/hydra/launcher has files by the plugins' own names: they are meant to be checked against the plugins' schemas
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated")
     arguments = sys.argv[1:] if argv is None else argv
     sys.argv = [sys.argv[0], *arguments]
     errors: list[Exception] = []
+    home = os.getpid()
 
     @functools.wraps(task)
     def guarded(config: DictConfig) -> None:  # Hydra would print a line of its own about an error in the task
         try:
             task(config)
         except Exception as error:
+            if os.getpid() != home:  # in a launcher's process: it takes the error home
+                raise
             errors.append(error)
 
     try:
@@ -136,10 +147,13 @@ def fail(message: str, status: int) -> int:
 
 
 def unswept_keys(arguments: list[str]) -> set[str]:
-    """Keys that the command line gives one value for all jobs of a multirun."""
+    """Keys that the command line gives one value for all jobs of a multirun; none where it cannot be read."""
     parser = OverridesParser.create()
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    typed = [parser.parse_override(argument) for argument in overrides]
+    try:
+        typed = [parser.parse_override(argument) for argument in overrides]
+    except HydraException:  # composing will say what is wrong
+        return set()
     swept = {str(override.get_key_element()): override.is_sweep_override() for override in typed}  # the last one counts
     return {key for key, several in swept.items() if not several}
 

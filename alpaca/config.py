@@ -167,8 +167,27 @@ class AdapterConfig:
     rank: int = setting(8, TRAINING, "The LoRA rank", at_least=1)
     alpha: float = setting(16, TRAINING, "LoRA scaling: updates are multiplied by alpha / rank; it", above=0)
     dropout: float = setting(0.0, TRAINING, "Dropout before the LoRA A matrices", at_least=0, at_most=0.95)
-    targets: list[str] = setting([], TRAINING, "Names of the layers that get LoRA; empty means every linear layer.")
+    targets: list[str] = setting(
+        [],
+        TRAINING,
+        "Linear layers that get LoRA: roles (all, attention, query_value, mlp) or names; empty means all.",
+    )
     default_lr: float = setting(2e-5, TRAINING, "Peak learning rate where optimizer.lr is null", above=0)
+    b_lr_ratio: float = setting(
+        1.0, TRAINING, "LoRA+: the learning rate of the B matrices is this many times that of A", above=0
+    )
+    use_dora: bool = setting(False, TRAINING, "DoRA: a trained magnitude for each output beside the low-rank update.")
+    use_rslora: bool = setting(False, TRAINING, "rsLoRA: updates are scaled by alpha / sqrt(rank).")
+    init: str = setting(
+        "default",
+        TRAINING,
+        "First A and B: default (uniform A, B zero), gaussian (normal A, B zero), pissa (principal singular "
+        "vectors, taken out of the base).",
+        choices=("default", "gaussian", "pissa"),
+    )
+    bits: int | None = setting(None, TRAINING, "Frozen linear layers in 4 or 8 bits; null leaves them as they are.")
+    quant_type: str = setting("nf4", TRAINING, "Code of 4-bit weights.", choices=("nf4", "fp4"))
+    double_quant: bool = setting(True, TRAINING, "Quantise the scales of 4-bit weights too: 0.37 bits a weight less.")
 
 
 @dataclass
@@ -176,22 +195,44 @@ class OptimizerConfig:
     """Update rule, learning rate and schedule."""
 
     name: str = setting("", NOTHING, "Name of the YAML; appears in tags and tables.")
-    kind: str = setting("adamw", TRAINING, "The update rule.", choices=("adamw",))
+    kind: str = setting(
+        "adamw",
+        TRAINING,
+        "The update rule.",
+        choices=(
+            "adamw",
+            "adamw_8bit",
+            "paged_adamw_8bit",
+            "adafactor",
+            "lion",
+            "muon",
+            "schedule_free",
+            "sgd",
+        ),
+    )
     lr: float | None = setting(None, TRAINING, "Peak learning rate; null is adapter.default_lr x lr_factor", above=0)
     lr_factor: float = setting(1.0, TRAINING, "What this update rule multiplies adapter.default_lr by", above=0)
-    betas: list[float] = setting([0.9, 0.999], TRAINING, "Decay rates of the two moments.")
-    eps: float = setting(1e-8, TRAINING, "Added to the denominator", above=0)
-    weight_decay: float = setting(0.0, TRAINING, "Decoupled weight decay; 0 in the recipe", at_least=0)
+    betas: list[float] = setting([0.9, 0.999], TRAINING, "Decay rates of the two moments; empty for rules without.")
+    eps: float | None = setting(1e-8, TRAINING, "Added to the denominator; null for rules without one. It", above=0)
+    momentum: float | None = setting(
+        None, TRAINING, "Decay rate of the summed gradients of sgd and muon; null elsewhere. It", at_least=0, at_most=1
+    )
+    weight_decay: float = setting(
+        0.0, TRAINING, "Decoupled weight decay (sgd adds it to the gradient); 0 in the recipe", at_least=0
+    )
     schedule: str = setting(
-        "cosine", TRAINING, "Learning rate after warm-up.", choices=("cosine", "linear", "constant")
+        "cosine", TRAINING, "Learning rate after warm-up.", choices=("cosine", "linear", "constant", "wsd")
     )
     warmup: float = setting(
         0.03, TRAINING, "Warm-up: a share of all steps below 1, a number of steps from 1 on; it", at_least=0
     )
+    decay_share: float = setting(
+        0.1, TRAINING, "With schedule=wsd the share of all steps over which the rate falls to 0; it", above=0, at_most=1
+    )
     state_precision: str = setting(
         "fp32",
         TRAINING,
-        "Storage of the two moments; bf16 halves the optimizer's memory and rounds them by chance.",
+        "Storage of adamw's two moments; bf16 halves the optimizer's memory and rounds them by chance.",
         choices=("fp32", "bf16"),
     )
 
@@ -204,13 +245,21 @@ class ParallelismConfig:
     sharding: str = setting(
         "none",
         NOTHING,
-        "none: one device; replicate: a full copy on each (DDP); full: weights split over devices (FSDP2).",
-        choices=("none", "replicate", "full"),
+        "none: one device; replicate: a full copy on each (DDP); full: weights, gradients and optimizer state split "
+        "(FSDP2); grad_op: whole weights stay from forward to backward; hybrid: split in a node, copied across nodes.",
+        choices=("none", "replicate", "full", "grad_op", "hybrid"),
     )
+    offload: bool = setting(False, NOTHING, "Keep split weights and optimizer state in the host's memory.")
     devices: int | None = setting(
         None, NOTHING, "Devices on each node; null is 1 on CPU and all accelerators otherwise", at_least=1
     )
-    nodes: int = setting(1, NOTHING, "Machines that take part", at_least=1)
+    nodes: int = setting(1, NOTHING, "Machines that take part; the same command is run on each", at_least=1)
+    rendezvous: str | None = setting(
+        None, NOTHING, "HOST:PORT where several machines meet: the name of one of them and a free port."
+    )
+    timeout_s: float = setting(
+        600, NOTHING, "A rank that does not move for so long is named and the run ends; it", above=0
+    )
 
 
 @dataclass
@@ -272,6 +321,30 @@ class TrainConfig:
     )
     max_grad_norm: float | None = setting(
         1.0, TRAINING, "Clip the gradient to this norm; null does not clip. It", above=0
+    )
+    save_every_steps: int | None = setting(None, NOTHING, "Optimizer steps between two checkpoints", at_least=1)
+    save_every_epoch: bool = setting(
+        True, NOTHING, "A checkpoint after every epoch, the last one for scoring and saving to fall back on."
+    )
+    keep_checkpoints: int = setting(
+        0, NOTHING, "Newest checkpoints left when the run is finished; while it runs at least one is kept", at_least=0
+    )
+    rehearse_save: bool = setting(
+        True, NOTHING, "After the first step save everything once and discard it, so that trouble shows at once."
+    )
+    resume: str = setting(
+        "auto",
+        NOTHING,
+        "auto: go on with the newest unfinished run of the same signature; never: begin a new one; or a run directory.",
+    )
+    on_oom: str = setting(
+        "stop",
+        NOTHING,
+        "Out of memory: stop with advice, or halve_micro_batch and repeat the step (one device).",
+        choices=("stop", "halve_micro_batch"),
+    )
+    eval_every_steps: int | None = setting(
+        None, NOTHING, "Steps between two measurements of the held-out loss while training", at_least=1
     )
     eval_rows: int = setting(128, TRAINING, "Rows held out, chosen by a hash of their text", at_least=0)
     log_every_steps: int = setting(1, NOTHING, "Steps between two lines of metrics.jsonl", at_least=1)
@@ -444,6 +517,15 @@ class TrackerConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the runs of a multirun are worked off."""
+
+    parallel_jobs: int = setting(
+        1, NOTHING, "Runs of a multirun at once on this machine, each with accelerators of its own", at_least=1
+    )
+
+
+@dataclass
 class Config:
     """A run: `python -m alpaca.run` composes one of these from `conf/` and the command line."""
 
@@ -461,3 +543,4 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

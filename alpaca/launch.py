@@ -1,23 +1,26 @@
-"""From a checked config to a finished run: device checks, run directory, worker, exit status.
+"""From a checked config to a finished run: device checks, then the ranks, then the exit status.
 
-One device works in this process. The first thing done is to look at the devices, before any weight or
-row is loaded; then the config is saved; whatever happens afterwards, `summary.json` says how it ended.
+One device works in this process; several are processes of their own, started by `agent.py`. The first
+thing done is to look at the devices, before any weight or row is loaded.
 """
 
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
-from rich.markup import escape
+from omegaconf import OmegaConf
 
-from alpaca.cli import INTERRUPTED as INTERRUPTED_STATUS
+from alpaca import agent, outside
 from alpaca.cli import fail
 from alpaca.config import Config
-from alpaca.errors import RunFailed, UserError
-from alpaca.signature import signature
-from alpaca.tracking.run_directory import FAILED, INTERRUPTED, RunDirectory
-from alpaca.tracking.terminal import Terminal
+from alpaca.devices import check_device
+from alpaca.errors import UserError
+from alpaca.tracking.run_directory import FAILED, INTERRUPTED, close_unfinished
+from alpaca.training.host import prepare_host
 
 
 def launch(config: Config, path: Path, overrides: list[str]) -> int:
@@ -26,82 +29,60 @@ def launch(config: Config, path: Path, overrides: list[str]) -> int:
     Raises:
         UserError: the devices cannot do what the config asks, or the directory cannot be used.
     """
-    if config.parallelism.sharding != "none":
-        raise UserError(
-            f"parallelism={config.parallelism.name}: starting several devices is not part of this version; "
-            "it composes and is checked, parallelism=single trains on one device"
-        )
-    from alpaca.training.host import prepare_host
-
+    placement = outside.placement(config.parallelism)
     prepare_host()
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars: the terminal shows this project's own
-    with silenced_notices():
-        from alpaca.training import precision, worker
-
-    compute = precision.choose(config.train.precision)
-    mark = signature(config)  # once: files may change while the run trains
-    directory = RunDirectory(path)
-    terminal = Terminal(directory.path / "run.log")
-    try:
-        directory.write_settings(config, overrides)
-        directory.write_environment(device=str(compute.device), precision=compute.precision, world_size=1, choices={})
-        terminal.print(f"[bold]run[/]    {escape(str(path))}")
-        report(worker.run(config, mark, compute, directory, terminal), path, terminal)
-        return 0
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            directory.finish(INTERRUPTED, {"signature": mark})
-        terminal.print(f"[yellow]interrupted[/] what was logged is in {escape(str(path))}")
-        return INTERRUPTED_STATUS
-    except (UserError, RunFailed) as error:
-        with contextlib.suppress(OSError):  # a full disk may refuse even this; a missing summary is no finished run
-            directory.finish(FAILED, {"signature": mark, "error": str(error)})
-        return fail(str(error), error.exit_status)
-    except OSError as error:
-        reason = f"{error.filename or path}: {error.strerror or error}; free space or choose another output_dir=DIR"
-        with contextlib.suppress(OSError):
-            directory.finish(FAILED, {"signature": mark, "error": reason})
-        return fail(reason, RunFailed.exit_status)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            directory.finish(FAILED, {"signature": mark, "error": f"{type(error).__name__}: {error}"})
-        raise
-    finally:
-        terminal.close()
-        directory.close()
+    processes = devices_here(config)
+    if placement.given or processes * placement.nodes == 1:
+        with silenced_notices():
+            from alpaca.training import rank
+            from alpaca.training.world import World
+        return rank.work(config, path, overrides, World.from_environment() if placement.given else World())
+    ended = agent.run_ranks(job(config, path, overrides), processes, placement, config.parallelism.timeout_s)
+    if ended.error is not None:
+        if ended.directory is not None:
+            close_unfinished(ended.directory, FAILED if ended.status != 130 else INTERRUPTED, ended.error)
+        return fail(ended.error, ended.status)
+    return ended.status
 
 
-def report(summary: dict[str, object], path: Path, terminal: Terminal) -> None:
-    """The closing table: what changed, where it is, what to do next."""
-    from rich.table import Table
+def job(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]:
+    """What a rank needs to know, as JSON."""
+    settings: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    return {"config": settings, "path": str(path), "overrides": overrides}
 
-    table = Table(title="result", title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("metric", "before", "after"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name in ("eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/token_accuracy", "eval/rougeL"):
-        if (after := summary.get(name)) is not None:
-            before = summary.get(f"{name}_before")
-            table.add_row(name, f"{before:.4f}" if before is not None else "", f"{after:.4f}")
-    for name in ("steps", "examples", "logical_tokens", "supervised_tokens"):
-        table.add_row(name, "", f"{summary[name]:,}")
-    table.add_row("perf/logical_tokens_per_s", "", f"{summary['perf/logical_tokens_per_s']:,.0f}")
-    table.add_row("perf/peak_memory_gib", "", f"{summary['perf/peak_memory_gib']:.2f}")
-    terminal.print(table)
-    shown = escape(str(path))
-    terminal.print(f"\nrun directory   {shown}")
-    terminal.print(f"the model       {shown}/model")
-    if (path / "predictions.jsonl").exists():
-        terminal.print(f"answers         {shown}/predictions.jsonl")
-    terminal.print("next            python -m alpaca.run experiment=quickstart adapter=full    one thing changed")
-    terminal.print("                python -m alpaca.inspect experiment=quickstart            what the model saw")
-    terminal.print("                python -m alpaca.run --help                               every group and option")
+
+def devices_here(config: Config) -> int:
+    """Ranks on this machine.
+
+    Raises:
+        UserError: more devices than there are, host offload without an accelerator, or no bitsandbytes.
+    """
+    import torch
+
+    from alpaca.training import precision
+
+    precision.choose(config.train.precision)  # refuses what this machine cannot compute in
+    for line in check_device(config):
+        print(line, flush=True)
+    wanted, there = config.parallelism.devices, torch.cuda.device_count()
+    if config.parallelism.sharding == "none":
+        return 1
+    if config.parallelism.offload and not there:
+        raise UserError(
+            f"parallelism={config.parallelism.name}: it keeps in the host's memory what an accelerator works on, and "
+            "there is no accelerator here; choose parallelism=fsdp"
+        )
+    if there and wanted is not None and wanted > there:
+        raise UserError(
+            f"parallelism.devices={wanted}: this machine has {there}; set parallelism.devices={there} or less"
+        )
+    return wanted or there or 1
 
 
 @contextlib.contextmanager
-def silenced_notices():  # type: ignore[no-untyped-def]
-    """Importing transformers' Trainer imports bitsandbytes, which prints about optional kernels; hide that line."""
-    from io import StringIO
-
+def silenced_notices() -> Iterator[Any]:
+    """Importing transformers imports bitsandbytes, which prints about optional kernels; hide that line."""
     with contextlib.redirect_stdout(StringIO()), contextlib.redirect_stderr(StringIO()):
         yield
     sys.stdout.flush()

@@ -7,7 +7,6 @@ that memory, Weights & Biases and a crash stay with the job.
 
 import contextlib
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,9 @@ from alpaca.checks import check
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.help import text as help_text
+from alpaca.jobs import Jobs
 from alpaca.signature import GENERATED, signature
+from alpaca.tracking.run_directory import FINISHED, status, unfinished
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     OmegaConf.register_new_resolver(
         "run_dir", lambda *, _root_: str(run_directory(_checked(_root_), started)), replace=True
     )
-    OmegaConf.register_new_resolver("sweep_dir", lambda *, _root_: str(_sweep_directory(_root_)), replace=True)
-    failures: list[int] = []
+    single: list[int] = []
+    refused: list[int] = []
+    jobs, same = Jobs(), cli.unswept_keys(list(sys.argv[1:] if argv is None else argv))
 
     def job(composed: DictConfig) -> None:
         hydra = HydraConfig.get()
@@ -44,9 +46,13 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.suppress(OSError):
                 place.rmdir()  # Hydra numbers its folders; ours say what differs
             try:
-                failures.append(_child(_checked(composed), overrides, place.parent, hydra.job.num))
+                _start(jobs, _checked(composed), overrides, same, place.parent, hydra.job.num)
             except UserError as error:  # this job cannot run, others may
-                failures.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
+                refused.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
+            if not str(hydra.launcher._target_).endswith("BasicLauncher"):  # on another machine: only errors come back
+                jobs.finish()
+                if failed := sum(map(bool, jobs.ended + refused)):
+                    raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish ({failed})")
             return
         config = _checked(composed)
         folder = Path(hydra.runtime.output_dir)
@@ -55,26 +61,40 @@ def main(argv: list[str] | None = None) -> int:
                 config = _with_generated_data(config, started, overrides)
             from alpaca.launch import launch
 
-            failures.append(launch(config, folder, overrides))
-        except (UserError, RunFailed, KeyboardInterrupt):
+            single.append(launch(config, folder, overrides))
+        finally:
             if started in folder.name:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
-            raise
 
-    status = cli.main(job, argv)
-    if status:
-        return status
+    with jobs.forwarding():
+        ended = cli.main(job, argv)
+        try:
+            jobs.finish()
+        except KeyboardInterrupt:
+            return cli.fail("interrupted", cli.INTERRUPTED)
+    if ended:
+        return ended
+    failures = jobs.ended + refused
     if len(failures) > 1 and any(failures):
         return cli.fail(f"{sum(map(bool, failures))} of {len(failures)} runs did not finish", 1)
-    return max(failures, default=0)
+    return max(single + failures, default=0)
 
 
 def run_directory(config: Config, started: str) -> Path:
-    """`output_dir` if given, else `outputs/<name>/<time>-<signature>`."""
+    """Where the run is written.
+
+    The folder of `train.resume`, or `output_dir`, or with `train.resume=auto` the newest unfinished run of the same
+    signature, else a new `outputs/<name>/<time>-<signature>`.
+    """
+    if config.train.resume not in ("auto", "never"):
+        return Path(config.train.resume).expanduser()
     if config.output_dir:
         return Path(config.output_dir).expanduser()
-    return Path("outputs") / config.name / f"{started}-{signature(config)}"
+    mark, folder = signature(config), Path("outputs") / config.name
+    if config.train.resume == "auto" and (found := unfinished(folder, mark)) is not None:
+        return found
+    return folder / f"{started}-{mark}"
 
 
 def _with_generated_data(config: Config, started: str, overrides: list[str]) -> Config:
@@ -87,10 +107,6 @@ def _with_generated_data(config: Config, started: str, overrides: list[str]) -> 
     return trained_on(config, place)
 
 
-def _sweep_directory(root: DictConfig) -> Path:
-    return Path(root.output_dir or Path("outputs") / "sweeps" / root.name)
-
-
 def _checked(composed: DictConfig) -> Config:
     config = cli.typed(composed)
     check(config)
@@ -101,22 +117,20 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.,=+-]", "_", text)[:120]
 
 
-def _child(config: Config, overrides: list[str], sweep: Path, number: int) -> int:
-    """Train one job of a multirun in a process of its own; returns its exit status."""
-    same = cli.unswept_keys(sys.argv[1:])
+def _start(jobs: Jobs, config: Config, overrides: list[str], same: set[str], sweep: Path, number: int) -> None:
+    """Begin one job of a multirun, unless its run is finished."""
     differs = ",".join(part for part in overrides if part.partition("=")[0] not in same) or "defaults"
     folder = sweep / f"{_file_name(differs)}-{signature(config)}"
     print(f"job {number}: {' '.join(overrides)}\n  -> {folder}", flush=True)
+    if status(folder) == FINISHED:
+        print("  finished already, skipped", flush=True)
+        return
     given = [part for part in overrides if not part.startswith("output_dir=")]
     mode = ["hydra.mode=RUN", "output_dir='{}'".format(str(folder).replace("'", "\\'"))]
     searched = [item.path for item in HydraConfig.get().runtime.config_sources if item.provider == "command-line"]
     own = ["--config-dir", searched[0]] if searched else []
-    status = subprocess.run([sys.executable, "-m", "alpaca.run", *own, *given, *mode], check=False).returncode
-    if status in (cli.INTERRUPTED, -2):
-        raise KeyboardInterrupt
-    if status:
-        print(f"job {number} ended with status {status}: {folder}", file=sys.stderr, flush=True)
-    return status
+    command = [sys.executable, "-m", "alpaca.run", *own, *given, *mode]
+    jobs.start(number, command, folder, config.sweep.parallel_jobs, config.parallelism.devices)
 
 
 if __name__ == "__main__":

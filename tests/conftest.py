@@ -1,6 +1,7 @@
 """No test goes online: no W&B key, hub addresses that refuse at once, a cache of the test session's own."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def workplace(tmp_path: Path) -> Path:
     """An empty folder with 48 rows in `rows.json`."""
     (tmp_path / "rows.json").write_text(json.dumps(some_rows(48)))
     return tmp_path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nothing uses now."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return int(chosen.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

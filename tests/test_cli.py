@@ -13,7 +13,7 @@ from commands import CHECKOUT, SMALL, alpaca_command, alpaca_run, command_enviro
 # What is typed after a good command line, and what the one line must say: key, value or rule, and the way out.
 REFUSED = {
     "misspelt option": (["model=tinny"], ["model=tinny", "did you mean tiny?"]),
-    "unknown option": (["adapter=zzz"], ["adapter=zzz", "known: full, lora"]),
+    "unknown option": (["adapter=zzz"], ["adapter=zzz", "known: dora, full, lora"]),
     "unknown option in a list": (["evaluation=[quick,quik]"], ["evaluation=quik", "did you mean quick?"]),
     "misspelt group": (["modle=tiny"], ["modle", "did you mean model?"]),
     "misspelt key": (
@@ -53,10 +53,25 @@ REFUSED = {
         ["parallelism.devices=1", "parallelism=single"],
     ),
     "single on two devices": (["parallelism.devices=2"], ["parallelism.devices=2", "parallelism=ddp"]),
-    "several devices": (["parallelism=ddp"], ["parallelism=ddp", "not part of this version", "parallelism=single"]),
-    "several devices, own folder": (
-        ["parallelism=fsdp", "hydra.run.dir=mine"],
-        ["parallelism=fsdp", "parallelism=single"],
+    "several nodes": (
+        ["parallelism=fsdp", "parallelism.nodes=2", "hydra.run.dir=mine"],
+        ["parallelism.nodes=2", "parallelism.rendezvous=HOST:PORT"],
+    ),
+    "no port": (["parallelism=ddp", "parallelism.rendezvous=host0"], ["parallelism.rendezvous=host0", "host0:29500"]),
+    "nothing to shard over": (["parallelism=fsdp", "parallelism.devices=1"], ["nothing to shard over"]),
+    "offload without a host": (
+        ["parallelism=ddp", "parallelism.offload=true"],
+        ["parallelism.offload=true", "parallelism=fsdp_offload"],
+    ),
+    "offload without an accelerator": (["parallelism=fsdp_offload"], ["no accelerator here", "parallelism=fsdp"]),
+    "resume what is no run": (["train.resume=nowhere"], ["train.resume=nowhere", "auto, never"]),
+    "resume elsewhere": (
+        ["train.resume=.", "output_dir=other"],
+        ["train.resume=."],
+    ),
+    "measure what is not held out": (
+        ["train.eval_every_steps=2", "train.eval_rows=0"],
+        ["train.eval_every_steps=2", "train.eval_rows=1"],
     ),
     "random without sizes": (["model.architecture.model_type=null"], ["architecture.model_type", "model=tiny"]),
     "vocabulary below the bytes": (["model.architecture.vocab_size=10"], ["model.architecture.vocab_size=10", "259"]),

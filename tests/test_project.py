@@ -81,13 +81,15 @@ def test_an_installed_wheel_carries_every_option_and_the_seed_tasks(installed: P
 
 def test_the_console_script_of_the_wheel_runs(installed: Path, tmp_path: Path):
     script = installed / "bin" / "alpaca-run"
-    assert "adapter: full, lora" in python(str(script), "--help", cwd=tmp_path, PYTHONPATH=str(installed)).stdout
-    line = "alpaca-run adapter=l"
+    assert (
+        "adapter: dora, full, lora, " in python(str(script), "--help", cwd=tmp_path, PYTHONPATH=str(installed)).stdout
+    )
+    line = "alpaca-run adapter=lora_p"
     offered = python(
         str(script), "-sc", "query=bash", cwd=tmp_path,
         PYTHONPATH=str(installed), COMP_LINE=line, COMP_POINT=str(len(line)),
     ).stdout  # fmt: skip
-    assert offered.split() == ["adapter=lora"]
+    assert offered.split() == ["adapter=lora_plus"]
 
 
 @needs_embedded_model

@@ -9,6 +9,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alpaca.modeling.attention import plain_attention
 from alpaca.training.precision import Compute
+from alpaca.training.sharding import is_sharded, without_wrapper
+from alpaca.training.world import World
 
 
 def greedy_answers(
@@ -20,6 +22,7 @@ def greedy_answers(
     max_new_tokens: int,
     batch_size: int,
     stop: Sequence[str] = (),
+    world: World,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """One answer for each prompt, in the order given.
@@ -28,7 +31,8 @@ def greedy_answers(
         prompts: token ids as `data/encoding.py` makes them, so inference asks what training taught.
         max_new_tokens: longest answer, EOS included.
         stop: an answer is cut before the first of these.
-        on_done: told how many answers each batch finished.
+        world: batches are dealt out over its ranks; each gets all answers in the end.
+        on_done: told how many answers each batch finished, over all ranks.
     """
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers = [""] * len(prompts)
@@ -39,9 +43,14 @@ def greedy_answers(
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
-    with torch.no_grad(), plain_attention(model) as inner, compute.autocast():
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+    with torch.no_grad(), plain_attention(without_wrapper(model)) as inner, compute.autocast():
+        share = max(1, min(batch_size, -(-len(order) // world.size)))
+        batches = [order[start : start + share] for start in range(0, len(order), share)]
+        rounds = -(-len(batches) // world.size)
+        for turn in range(rounds):
+            # A rank left without a batch repeats one: where weights are split, all must compute alike.
+            mine = turn * world.size + world.rank
+            chosen = batches[min(mine, len(batches) - 1)]
             longest = len(prompts[chosen[0]])
             ids = torch.full((len(chosen), longest), int(tokenizer.pad_token_id), dtype=torch.long)
             seen = torch.zeros_like(ids)
@@ -52,10 +61,14 @@ def greedy_answers(
                 input_ids=ids.to(compute.device),
                 attention_mask=seen.to(compute.device),
                 generation_config=settings,
+                synced_gpus=is_sharded(model),
             )[:, longest:]
-            for index, tokens in zip(chosen, made.tolist(), strict=True):
-                answers[index] = cut(_until_eos(tokens, tokenizer), stop)
-            on_done(len(chosen))
+            found = [cut(_until_eos(tokens, tokenizer), stop) for tokens in made.tolist()]
+            for rank, texts in enumerate(world.gather(found)):
+                if (number := turn * world.size + rank) < len(batches):
+                    for index, text in zip(batches[number], texts, strict=True):
+                        answers[index] = text
+                    on_done(len(texts))
     return answers
 
 

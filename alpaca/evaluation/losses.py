@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from alpaca.data.encoding import Examples
 from alpaca.training.batches import Layout, label_tensors, model_inputs
 from alpaca.training.loss import token_losses
 from alpaca.training.precision import Compute
+from alpaca.training.world import World
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ def held_out_losses(
     *,
     compute: Compute,
     layout: Layout,
+    world: World,
 ) -> HeldOutLosses:
-    """Loss of every example; the model is left in the mode it was in."""
+    """Loss of every example, computed by all ranks together; the model is left in the mode it was in."""
     nats, hits = np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)
     training = model.training
     model.eval()
     try:
-        for members in layout.divide(examples.lengths)[0]:
+        for members in layout.divide(examples.lengths, world.size)[world.rank]:
             batch = layout.lay_out(examples, members)
             with compute.autocast():
                 losses, correct = token_losses(
@@ -63,4 +66,5 @@ def held_out_losses(
             np.add.at(hits, owners, correct.long().cpu().numpy())
     finally:
         model.train(training)
-    return HeldOutLosses(nats, examples.supervised, hits, response_bytes)
+    together = world.sum(torch.from_numpy(np.stack([nats, hits.astype(np.float64)]))).numpy()
+    return HeldOutLosses(together[0], examples.supervised, together[1].astype(np.int64), response_bytes)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from alpaca.evaluation.decoding import greedy_answers
 from alpaca.evaluation.losses import held_out_losses
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
+from alpaca.training.world import World
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def quick_scores(
     *,
     compute: Compute,
     layout: Layout,
+    world: World,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> QuickScores:
     """Score `model` on the held-out rows."""
@@ -77,6 +80,7 @@ def quick_scores(
         held_out.response_bytes(),
         compute=compute,
         layout=layout,
+        world=world,
     )
     answered = min(config.generate_rows, len(held_out.examples))
     answers = greedy_answers(
@@ -87,6 +91,7 @@ def quick_scores(
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
         stop=held_out.template.stop,
+        world=world,
         on_done=on_answers,
     )
     records: list[dict[str, Any]] = []
@@ -114,18 +119,23 @@ def rouge_l(reference: str, answer: str) -> float:
     return float(_SCORER.score(reference, answer)["rougeL"].fmeasure)
 
 
-def cached(key: dict[str, Any], compute_scores: Callable[[], QuickScores]) -> tuple[QuickScores, bool]:
+def cached(key: dict[str, Any], compute_scores: Callable[[], QuickScores], world: World) -> tuple[QuickScores, bool]:
     """Scores for `key` from the cache, or computed and kept; the flag says whether they were cached.
 
-    `key` names everything the scores depend on. A damaged file counts as absent.
+    `key` names everything the scores depend on. A damaged file counts as absent. Rank 0 looks for all.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
     file = paths.cache_dir() / "scores_before" / f"{name[:32]}.json"
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+    if (stored := world.tell(_kept(file) if world.is_main else None)) is not None:
         return QuickScores(stored["metrics"], stored["examples"]), True
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     scores = compute_scores()
     paths.keep_json(file, {"key": key, "metrics": scores.metrics, "examples": scores.examples})
     return scores, False
+
+
+def _kept(file: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return {"metrics": dict(stored["metrics"]), "examples": list(stored["examples"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

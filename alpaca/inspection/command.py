@@ -9,7 +9,7 @@ from alpaca.inspection.findings import Finding
 from alpaca.inspection.page import page
 from alpaca.inspection.terminal import render
 from alpaca.launch import silenced_notices
-from alpaca.signature import signature
+from alpaca.signature import signature, training_settings
 from alpaca.tracking.run_directory import RunDirectory, write_text
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
@@ -26,7 +26,7 @@ def inspect(config: Config, path: Path, overrides: list[str], *, examples: int) 
         from alpaca.inspection.survey import survey
         from alpaca.modeling.base import load_tokenizer
 
-    directory = RunDirectory(path)
+    directory = RunDirectory(path, mark, training_settings(config))
     terminal = Terminal(directory.path / "run.log")
     try:
         directory.write_settings(config, overrides)

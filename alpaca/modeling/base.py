@@ -1,5 +1,6 @@
-"""The base model: from the hub, a folder, an embedded GGUF, or random from its architecture's sizes."""
+"""The base model: from the hub, a folder, an embedded GGUF, or random from sizes; linear layers quantised or not."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from alpaca import paths
 from alpaca.config import ModelConfig
 from alpaca.errors import UserError
 from alpaca.modeling.embedded import converted_folder
+from alpaca.modeling.quantised import made_exact, quantise
 from alpaca.modeling.tokenizer import tokenizer_of
 from alpaca.signature import RANDOM
 
@@ -35,8 +37,13 @@ def load_model(
     seed: int,
     dtype: torch.dtype,
     device: torch.device,
+    quantisation: Any = None,
+    on_drawn: Callable[[PreTrainedModel], None] = lambda model: None,
 ) -> PreTrainedModel:
     """The model on `device`, its weights stored in `dtype`; `seed` draws random ones.
+
+    `quantisation` is a `BitsAndBytesConfig`: linear layers are stored as it says, the rest in `dtype`.
+    `on_drawn` is given random weights as they were drawn, before they are quantised.
 
     Raises:
         UserError: no network for a hub id, an unknown id, a folder without safetensors.
@@ -45,12 +52,26 @@ def load_model(
     try:
         if weights == RANDOM:
             model = random_model(config.architecture, tokenizer, seed=seed, dtype=dtype, device=device)
+            on_drawn(model)
+            if quantisation is not None:
+                quantise(model, quantisation)
+        elif quantisation is not None:
+            model = AutoModelForCausalLM.from_pretrained(
+                weights,
+                revision=config.revision,
+                dtype=dtype,
+                use_safetensors=True,
+                quantization_config=quantisation,
+                device_map={"": device},
+            )
         else:
             model = AutoModelForCausalLM.from_pretrained(
                 weights, revision=config.revision, dtype=dtype, use_safetensors=True
             ).to(device)
     except (OSError, ValueError) as error:
         raise UserError(_not_loaded(config, error)) from None
+    if quantisation is not None:
+        made_exact(model)
     return model
 
 

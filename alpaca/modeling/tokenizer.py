@@ -55,7 +55,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     whole = _text_only(text)
     bare = _text_only(json.dumps(_without_dummy_space(settings)))
     later = _text_only(json.dumps(_without_dummy_space(settings, only_first=True)))
-    opening = _opening_tokens(tokenizer)
+    opening = opening_tokens(tokenizer)
     special = {token.content: index for index, token in backend.get_added_tokens_decoder().items() if token.special}
     marks = re.compile("|".join(re.escape(mark) for mark in sorted(special, key=len, reverse=True)) or r"(?!)")
     strips = {token.content: token for token in backend.get_added_tokens_decoder().values()}
@@ -164,7 +164,7 @@ def template_for(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> 
     return template.wrapped(before, after[0])
 
 
-def _opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Special tokens the tokenizer puts before every text by habit: BOS, or nothing."""
     whole = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]

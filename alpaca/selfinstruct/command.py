@@ -5,7 +5,6 @@ However it ends, the directory holds everything that was paid for, and the same 
 
 import asyncio
 import contextlib
-import json
 import re
 import signal
 import time
@@ -29,8 +28,8 @@ from alpaca.selfinstruct.result import Result, diversity_of, licence_of
 from alpaca.selfinstruct.seeds import load_seeds
 from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SELF_INSTRUCT, engine_settings, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
-from alpaca.signature import generation_signature
-from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory
+from alpaca.signature import generation_settings, generation_signature
+from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
 
@@ -75,7 +74,7 @@ def generate(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]
     )
     budget = Budget(usd=config.generation.budget_usd, tokens=config.generation.budget_tokens, prices=prices)
     engine = open_engine(settings)
-    directory = RunDirectory(path, reopen=True)
+    directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True)
     try:
         return _in_directory(config, mark, directory, overrides, engine, budget, prices, sources)
     finally:
@@ -261,11 +260,8 @@ def _sources(filled: GenerationConfig) -> Sequence[Row]:
 
 def _began(folder: Path) -> str:
     """The day of the first process of this generation."""
-    try:
-        recorded = json.loads((folder / "env.json").read_text(encoding="utf-8"))["automatic"]["began"]
-        return str(recorded)
-    except (OSError, ValueError, KeyError, TypeError):
-        return time.strftime("%Y-%m-%d")
+    recorded = read_json(folder / "env.json").get("automatic") or {}
+    return str(recorded.get("began") or time.strftime("%Y-%m-%d"))
 
 
 def _announce(job: _Job, mark: str, folder: Path) -> None:

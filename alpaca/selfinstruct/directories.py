@@ -5,7 +5,6 @@ in the same place. A directory that the user names may also be extended: everyth
 be as it was.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from alpaca.licences import UNKNOWN
 from alpaca.selfinstruct.ledger import REQUESTS
 from alpaca.selfinstruct.settings import resolved
 from alpaca.signature import GENERATED, generation_signature
-from alpaca.tracking.run_directory import FINISHED
+from alpaca.tracking.run_directory import FINISHED, read_json, status
 
 OUTPUTS = Path("outputs")
 
@@ -52,18 +51,9 @@ def trained_on(config: Config, place: Path) -> Config:
     return replace(config, data_source=replace(source, path=f"{GENERATED}{place.absolute()}", **known))
 
 
-def status(folder: Path) -> str | None:
-    """How the generation in `folder` ended; None while it has not."""
-    found = summary(folder).get("status")
-    return str(found) if found else None
-
-
 def summary(folder: Path) -> dict[str, Any]:
     """`summary.json`, empty where there is none."""
-    try:
-        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    return read_json(folder / "summary.json")
 
 
 def check_same(folder: Path, generation: GenerationConfig) -> None:

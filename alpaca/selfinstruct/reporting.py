@@ -77,7 +77,8 @@ class Progress:
         self._started = time.monotonic()
         self._kept_before = 0 if self._tally.replayed == 0 else min(stage.kept, stage.target)
         what = "generating" if stage.prefix == "task" else "answering"
-        self._bar = self._terminal.progress(what, stage.target, self._kept_before)
+        self._bar = self._terminal.progress(what, stage.target)
+        self._bar.resume_at(self._kept_before)
         self._bar.__enter__()
 
     def _per_minute(self, stage: Stage) -> float:

@@ -38,37 +38,87 @@ RECORDED_PACKAGES = (
 
 
 class RunDirectory:
-    """An open, locked run directory."""
+    """An open, locked run directory; `goes_on` says whether an earlier process began its run."""
 
-    def __init__(self, path: Path, *, reopen: bool = False):
-        """Create and lock `path`; `reopen` is for a job that goes on where an earlier process stopped.
+    def __init__(self, path: Path, signature: str, settings: dict[str, Any], *, extends: bool = False):
+        """Create and lock `path` for the run with `signature`, made of the training `settings`.
+
+        With `extends` the caller has seen to it that what is there may be gone on with.
 
         Raises:
-            UserError: it cannot be written, another process holds it, or it already holds a run (unless `reopen`).
+            UserError: it cannot be written, another process holds it, it holds a finished run, or one whose
+                settings differ in what can change the result.
         """
         self.path = path.absolute()
+        self._identity: dict[str, Any] = {"signature": signature, "settings": settings}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = (self.path / ".lock").open("a+")
         except OSError as error:
             raise UserError(f"output_dir={path}: {error.strerror}; choose a folder that can be written") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"output_dir={path}: another run is writing here; wait for it or choose another") from None
-        if not reopen and (self.path / "config.yaml").exists():
-            raise UserError(f"output_dir={path}: it already holds a run; choose another folder or remove it")
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            raise UserError(
+                f"output_dir={path}: another run is writing here ({holder}); wait for it, or "
+                + ("choose another folder" if extends else "begin a second one with train.resume=never")
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {platform.node()}")
+        self._lock.flush()
+        self.goes_on = (self.path / "config.yaml").exists()
+        if self.goes_on:
+            try:
+                if not extends:
+                    self._check_same()
+            except UserError:
+                self._lock.close()
+                raise
+            (self.path / "summary.json").unlink(missing_ok=True)
         self.started = time.time()
         self._metrics: TextIO | None = None
         self._finished = False
+
+    def _check_same(self) -> None:
+        shown = self.path
+        if status(self.path) == FINISHED:
+            raise UserError(f"output_dir={shown}: it already holds a finished run; choose another folder or remove it")
+        before = read_json(self.path / "env.json")
+        if before.get("signature") == self._identity["signature"]:
+            return
+        changed = differences(before.get("settings", {}), self._identity["settings"])
+        raise UserError(
+            f"output_dir={shown}: it holds an unfinished run with other settings ({changed or 'of an older version'}); "
+            "give the same ones to go on with it, or choose another folder"
+        )
+
+    def rewind(self, step: int) -> None:
+        """Forget the metrics after `step`, a half-written last line included; the clock goes on from there."""
+        file, kept, last = self.path / "metrics.jsonl", [], 0.0
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+                last = float(record["time"])
+        write_text(file, "".join(kept))
+        self.started = time.time() - last
 
     def write_settings(self, config: Config, overrides: list[str]) -> None:
         """`config.yaml`, enough to repeat the run, and what the user typed."""
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
         write_text(self.path / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
-    def write_environment(self, *, device: str, precision: str, world_size: int, choices: dict[str, Any]) -> None:
-        """`env.json`: versions, device, what was chosen automatically, and the state of the code."""
+    def write_environment(
+        self, *, device: str, precision: str, world_size: int, choices: dict[str, Any] | None = None
+    ) -> None:
+        """`env.json`: versions, device, what was chosen automatically, the state of the code, and what run this is."""
+        if choices is None:
+            choices = read_json(self.path / "env.json").get("automatic", {})
         packages: dict[str, str | None] = {}
         for name in RECORDED_PACKAGES:
             try:
@@ -91,8 +141,15 @@ class RunDirectory:
                 "git_commit": commit,
                 "git_dirty": dirty,
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                **self._identity,
             },
         )
+
+    def note_choice(self, name: str, value: Any) -> None:
+        """An automatic choice that changed while the run went on; the next process begins with it."""
+        found = read_json(self.path / "env.json")
+        found["automatic"] = {**found.get("automatic", {}), name: value}
+        self.write_json("env.json", found)
 
     def write_json(self, name: str, content: Any) -> None:
         """A JSON file of the run directory, whole or not at all."""
@@ -124,6 +181,63 @@ class RunDirectory:
         if self._metrics is not None:
             self._metrics.close()
         self._lock.close()
+
+
+class Onlooker(RunDirectory):
+    """The run directory as ranks other than 0 have it: they know where it is and write nothing."""
+
+    def __init__(self, path: Path):
+        self.path, self.goes_on = path, (path / "config.yaml").exists()
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        """Rank 0 writes."""
+
+    rewind = note_choice = write_settings = write_environment = write_json = write_jsonl = _nothing
+    log_metrics = finish = close = _nothing
+
+
+def status(path: Path) -> str | None:
+    """How the run in `path` ended: finished, failed, interrupted; None for one that did not end or is no run."""
+    found = read_json(path / "summary.json").get("status")
+    return str(found) if found else None
+
+
+def unfinished(folder: Path, signature: str) -> Path | None:
+    """The newest run directory of `signature` under `folder`, if its run is not finished."""
+    found = sorted(
+        each for each in folder.glob(f"*-{signature}") if (each / "config.yaml").exists() or (each / ".lock").exists()
+    )
+    return found[-1] if found and status(found[-1]) != FINISHED else None
+
+
+def close_unfinished(path: Path, how: str, error: str) -> None:
+    """Say in `summary.json` how a run ended whose own process could not."""
+    if (path / "config.yaml").exists() and status(path) is None:
+        mark = read_json(path / "env.json").get("signature")
+        write_text(
+            path / "summary.json", json.dumps({"status": how, "signature": mark, "error": error}, indent=2) + "\n"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run directory; empty where it is absent or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Settings that differ, as `key=now (was before)`, for one line."""
+    now = json.loads(json.dumps(now, default=str))
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return ", ".join(f"{key}={_short(now.get(key))} (was {_short(before.get(key))})" for key in keys)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,10 +18,17 @@ LINE_EVERY_S = 10.0
 class Terminal:
     """Prints to standard output and to a log file, and draws progress."""
 
-    def __init__(self, log: Path | None = None):
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
-        self._log_stream: TextIO | None = log.open("a", encoding="utf-8") if log else None
-        self._log = Console(file=self._log_stream, width=160, highlight=False) if self._log_stream else None
+    def __init__(self, log: Path | None = None, *, silent: bool = False):
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty(), quiet=silent)
+        self._log_stream: TextIO | None = None
+        self._log: Console | None = None
+        self.log_to(log)
+
+    def log_to(self, log: Path | None) -> None:
+        """Keep what is printed from here on in `log` too; None keeps nothing."""
+        if log is not None:
+            self._log_stream = log.open("a", encoding="utf-8")
+            self._log = Console(file=self._log_stream, width=160, highlight=False)
 
     def print(self, *content: RenderableType, style: str | None = None) -> None:
         """Print renderables or markup to both."""
@@ -34,9 +41,9 @@ class Terminal:
         """One line the user should not miss; plain text, no markup."""
         self.print(f"[yellow]warning:[/] {escape(text)}")
 
-    def progress(self, what: str, total: int, done: int = 0) -> "Bar":
-        """A progress bar over `total` units, `done` of them by an earlier process; used as a context manager."""
-        return Bar(self, what, total, done)
+    def progress(self, what: str, total: int) -> "Bar":
+        """A progress bar over `total` units, used as a context manager."""
+        return Bar(self, what, total)
 
     def close(self) -> None:
         """Close the log file."""
@@ -47,9 +54,9 @@ class Terminal:
 class Bar:
     """Progress of one activity: a live bar on a terminal, otherwise a line every ten seconds."""
 
-    def __init__(self, terminal: Terminal, what: str, total: int, done: int = 0):
+    def __init__(self, terminal: Terminal, what: str, total: int):
         self.terminal, self.what, self.total = terminal, what, total
-        self.done = self._before = done
+        self.done = self._done_before = 0
         self._last_line = self._started = time.monotonic()
         self._live = (
             Progress(
@@ -66,7 +73,7 @@ class Bar:
             if terminal.console.is_terminal
             else None
         )
-        self._task = self._live.add_task(what, total=total, completed=done, values="") if self._live else None
+        self._task = self._live.add_task(what, total=total, values="") if self._live else None
 
     def __enter__(self) -> "Bar":
         if self._live:
@@ -76,6 +83,10 @@ class Bar:
     def __exit__(self, *_: Any) -> None:
         if self._live:
             self._live.stop()
+
+    def resume_at(self, done: int) -> None:
+        """So many units were done before this process began; they tell nothing about its speed."""
+        self.done = self._done_before = done
 
     def advance(self, count: int = 1, values: str = "") -> None:
         """`count` more units are done; `values` are shown beside the bar."""
@@ -87,9 +98,8 @@ class Bar:
             return
         self._last_line = now
         spent = now - self._started
-        here = self.done - self._before
-        left = f"{_clock(spent / here * (self.total - self.done))} left" if here else "none done yet"
-        line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed, {left}"
+        left = spent / max(1, self.done - self._done_before) * (self.total - self.done)
+        line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed, {_clock(left)} left"
         if self._live is None:
             self.terminal.print(line)
         elif self.terminal._log is not None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import netrc
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -43,10 +44,8 @@ def tags(config: Config, job_type: str = "train") -> list[str]:
     """The group choices of a run (of a generation: its engine and model), as tags, and the user's own."""
     if job_type == "generate":
         made = config.generation
-        return [
-            *(f"{key}={getattr(made, key)}"[:64] for key in ("mode", "engine", "model", "prompt")),
-            *config.extra_tags,
-        ]
+        keys = ("mode", "engine", "model", "prompt")
+        return [*(f"{key}={getattr(made, key)}"[:64] for key in keys), *config.extra_tags]
     sections = ("model", "data_source", "template", "adapter", "parallelism", "optimizer")
     chosen = [f"{section}={getattr(config, section).name}"[:64] for section in sections]
     return [*chosen, *config.extra_tags]
@@ -63,11 +62,12 @@ class WandbRun:
         warn: Callable[[str], None],
         *,
         job_type: str = "train",
+        watch: bool = True,
     ):
         self._warn = warn
         self._job_type = job_type
         self._run: Any = None
-        self.mode = chosen_mode(config.tracker.mode)
+        self.mode = chosen_mode(config.tracker.mode) if watch else DISABLED
         if self.mode == DISABLED:
             return
         settings: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, throw_on_missing=True)
@@ -94,6 +94,7 @@ class WandbRun:
                 dir=str(folder),
                 mode=self.mode,  # type: ignore[arg-type]
                 reinit="finish_previous",
+                **self._identity(folder),
                 settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
             )
         self._run.define_metric("step", hidden=True)
@@ -101,6 +102,18 @@ class WandbRun:
             self._run.define_metric(section, step_metric="step")
         self._run.define_metric("eval/loss", step_metric="step", summary="min")
         self._run.define_metric("eval/rougeL", step_metric="step", summary="max")
+
+    def _identity(self, folder: Path) -> dict[str, Any]:
+        """An online run that goes on stays one W&B run; a sweep agent or the user may have named it already.
+
+        Offline runs cannot be resumed: each process leaves a segment of its own.
+        """
+        if self.mode != ONLINE or os.environ.get("WANDB_RUN_ID"):
+            return {}
+        file = folder / ".wandb-id"
+        if not file.exists():
+            file.write_text(secrets.token_hex(8))
+        return {"id": file.read_text().strip(), "resume": "allow"}
 
     @property
     def url(self) -> str | None:

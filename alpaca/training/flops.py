@@ -54,7 +54,7 @@ class ModelFlops:
         """Counts from the modules of `model`, adapters included."""
         head = output_projection(model)
         linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-        weights = [(module.weight.numel(), module.weight.requires_grad) for module in linear]
+        weights = [(module.in_features * module.out_features, module.weight.requires_grad) for module in linear]
         config: Any = model.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(

@@ -112,6 +112,9 @@ def token_losses(
             model(**inputs, **_kept(inputs, label_positions), use_cache=False)
     else:
         measure(_logits(model, inputs, label_positions), labels)
+    if not found:  # a rank without an example
+        nothing = torch.zeros(0, device=labels.device)
+        return nothing, nothing.bool()
     losses, hits = zip(*found, strict=True)
     return torch.cat(losses), torch.cat(hits)
 

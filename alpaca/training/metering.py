@@ -17,6 +17,7 @@ class Meter:
         self.device, self.flops, self.peak_tflops = device, flops, peak_tflops
         self.examples = self.logical = self.supervised = self.executed = 0
         self.started = self._since = self._ended = time.perf_counter()
+        self._before = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -25,13 +26,25 @@ class Meter:
 
     def start(self) -> None:
         """Begin timing; the first step starts now."""
-        self.started = self._since = time.perf_counter()
+        self.started = self._since = self._ended = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
     def stop(self) -> None:
         """The last step is done."""
         self._ended = time.perf_counter()
+
+    def totals(self) -> dict[str, float]:
+        """What a checkpoint keeps, so that the totals of a run do not depend on where it was cut."""
+        spent = self._before + time.perf_counter() - self.started
+        counts = ("examples", "logical", "supervised", "executed")
+        return {"train_time_s": spent, **{name: getattr(self, name) for name in counts}}
+
+    def resume(self, totals: dict[str, float]) -> None:
+        """Go on from the totals of a checkpoint."""
+        self._before = totals["train_time_s"]
+        for name in ("examples", "logical", "supervised", "executed"):
+            setattr(self, name, int(totals[name]))
 
     def waited(self, seconds: float) -> None:
         """Time spent on getting a step's micro-batches ready."""
@@ -79,8 +92,8 @@ class Meter:
 
     @property
     def train_time_s(self) -> float:
-        """Seconds from `start` to `stop`."""
-        return max(self._ended - self.started, 1e-9)
+        """Seconds from `start` to `stop`, and those of earlier processes of the run."""
+        return max(self._before + self._ended - self.started, 1e-9)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -34,8 +34,8 @@ class Compute:
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
 
-def choose(precision: str) -> Compute:
-    """The device there is, and `precision` or, for `auto`, bf16 where the device does it well.
+def choose(precision: str, local_rank: int = 0) -> Compute:
+    """The device of this machine's rank `local_rank`, and `precision`; for `auto` bf16 where the device does it well.
 
     On a CPU that means instructions for bf16 matrix products (AVX512-BF16 or AMX): without them bf16 is
     emulated and slower than fp32. On a GPU it means native bf16 (compute capability 8.0 and up).
@@ -43,7 +43,7 @@ def choose(precision: str) -> Compute:
     Raises:
         UserError: bf16 was asked for and the GPU has none, or fp16 on a CPU.
     """
-    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
     if precision == "bf16" and device.type == "cuda" and not native:
         raise UserError("train.precision=bf16: this GPU has no native bf16; set train.precision=fp16 or fp32")

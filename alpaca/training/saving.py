@@ -1,4 +1,9 @@
-"""The result of a run: `model/`, loadable with plain transformers or peft, there as a whole or not at all."""
+"""The result of a run: `model/`, loadable with plain transformers or peft, there as a whole or not at all.
+
+An adapter's base is named in its `adapter_config.json`: a hub id, or a folder. Random weights exist
+nowhere else, so they are written when they are drawn and lie in `model/base/`; the adapter names that
+folder by its absolute path, for plain peft, and `modeling/finished.py` finds it after a move too.
+"""
 
 import os
 import shutil
@@ -14,14 +19,24 @@ from transformers import PreTrainedTokenizerBase
 
 from alpaca.errors import RunFailed
 from alpaca.modeling.attention import plain_attention
+from alpaca.modeling.pissa import rewrite_as_lora
 
 UNFINISHED = ".model-unfinished"
+DRAWN_BASE = ".base"  # random base weights of an adapter, in the run directory until the result is written
+BASE = "base"  # and in the result
 
 
 def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, template: dict[str, Any], write_json: Any
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    template: dict[str, Any],
+    write_json: Any,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write weights (adapter or full, safetensors), tokenizer and template beside `folder`, then rename.
+
+    `weights` is the whole state dict where the model itself holds only a part of it.
 
     Raises:
         RunFailed: the disk is full or the folder cannot be written; nothing is left under `folder`.
@@ -29,13 +44,17 @@ def save_model(
     beside = folder.with_name(UNFINISHED)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        model.save_pretrained(beside, safe_serialization=True) if _is_adapter(model) else model.save_pretrained(beside)
+        given = {} if weights is None else {"state_dict": weights}
+        if _is_adapter(model):
+            _save_adapter(model, beside, folder, given)
+        else:
+            model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
         write_json(beside / "template.json", template)
-        if _is_adapter(model):
-            _check_adapter(beside / "adapter_model.safetensors")
         _flush(beside)
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that died between here and its summary
         os.replace(beside, folder)
+        shutil.rmtree(folder.with_name(DRAWN_BASE), ignore_errors=True)
     except RunFailed:
         raise
     except Exception as error:
@@ -47,16 +66,60 @@ def save_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _save_adapter(model: Any, beside: Path, folder: Path, given: dict[str, Any]) -> None:
+    """Adapter, by its `state_dict` where it is given, and a base that is nowhere else; `beside` will be `folder`."""
+    initial = getattr(model, "initial_adapter", None)
+    drawn = folder.with_name(DRAWN_BASE)
+    if drawn.is_dir():
+        model.peft_config["default"].base_model_name_or_path = str(folder.absolute() / BASE)
+    model.save_pretrained(beside, **given)
+    _check_adapter(beside / "adapter_model.safetensors", initial)
+    if initial is not None:
+        rewrite_as_lora(beside, initial)
+    if drawn.is_dir():
+        shutil.copytree(drawn, beside / BASE, copy_function=_linked)
+
+
+def _linked(source: str, target: str) -> str:
+    """The same file under another name, or a copy where the disk has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def keep_drawn_base(model: Any, tokenizer: PreTrainedTokenizerBase, run: Path) -> None:
+    """Write random base weights into the run directory `run` before anything changes them.
+
+    Raises:
+        RunFailed: the disk is full or the folder cannot be written.
+    """
+    folder = run / DRAWN_BASE
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise RunFailed(
+            f"{folder}: the random base could not be saved ({reason}); free space or set output_dir=DIR"
+        ) from error
+
+
 @torch.no_grad()
-def save_probe(model: nn.Module, prompt: np.ndarray, file: Path) -> None:
+def save_probe(model: nn.Module, prompt: np.ndarray, file: Path, *, keep: bool = True) -> None:
     """`probe.safetensors`: token ids of one prompt and the model's fp32 logits after it.
 
-    A model reloaded in the dtype that the file's metadata names (the base's storage) must give these logits
-    again; `input_ids` (1, n), `logits` (vocabulary,).
+    Every rank that holds a part of the model computes, one keeps. A model reloaded in the dtype that the
+    file's metadata names (the base's storage) must give these logits again; `input_ids` (1, n), `logits` (vocabulary,).
     """
     stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+    found = probe(model, prompt)
+    if not keep:
+        return
     try:
-        save_file(probe(model, prompt), str(file), metadata={"dtype": stored})
+        save_file(found, str(file), metadata={"dtype": stored})
     except Exception as error:
         file.unlink(missing_ok=True)
         raise RunFailed(f"{file}: could not be saved ({error}); free space or choose output_dir=DIR") from error
@@ -76,13 +139,18 @@ def _is_adapter(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
-def _check_adapter(file: Path) -> None:
-    """A saved adapter holds LoRA tensors, and its B matrices have moved from zero."""
+def _check_adapter(file: Path, initial: dict[str, torch.Tensor] | None) -> None:
+    """A saved adapter holds LoRA tensors, and its B matrices have moved from where they started: zero, or `initial`."""
     with safe_open(str(file), framework="pt") as tensors:
         updates = [name for name in tensors.keys() if "lora_B" in name]  # noqa: SIM118 - not a mapping
-        moved = any(bool(tensors.get_tensor(name).any()) for name in updates)
+        moved = any(
+            bool(tensors.get_tensor(name).any())
+            if initial is None
+            else not torch.equal(tensors.get_tensor(name), initial[name])
+            for name in updates
+        )
     if not updates or not moved:
-        what = "holds no LoRA tensors" if not updates else "did not learn: every B matrix is still zero"
+        what = "holds no LoRA tensors" if not updates else "did not learn: every B matrix is still where it started"
         raise RunFailed(f"the saved adapter {what}; raise optimizer.lr or train.epochs")
 
 

@@ -20,19 +20,20 @@ def score_before(
 ) -> QuickScores:
     """Scores of the untrained model, from the cache where an earlier run started from the same point."""
     settings = training_settings(session.config)
-    is_random = session.config.model.weights == RANDOM
+    is_random, adapter = session.config.model.weights == RANDOM, session.config.adapter
     key = {
         "weights": settings["model.weights"],
         "architecture": settings["model.architecture"] if is_random else None,
         "seed": session.config.train.seed if is_random else None,
         "stored": str(next(model.parameters()).dtype),
+        "bits": [adapter.bits, adapter.quant_type, adapter.double_quant] if adapter.bits else None,
         "precision": session.compute.precision,
         "device": session.compute.device.type,
         "data": held_out.content(),
         "generate": [quick.generate_rows, quick.max_new_tokens],
         "versions": [torch.__version__, transformers.__version__],
     }
-    scores, known = cached(key, lambda: score(session, quick, held_out, model, layout, "scoring before"))
+    scores, known = cached(key, lambda: score(session, quick, held_out, model, layout, "scoring before"), session.world)
     session.terminal.print(
         f"[bold]before[/] loss {scores.metrics['eval/loss']:.4f} on {len(held_out.examples)} held-out rows"
         + (" (kept from an earlier run)" if known else "")
@@ -45,7 +46,14 @@ def score(
 ) -> QuickScores:
     """Scores of the model as it is, with a progress bar over the answers."""
     with session.terminal.progress(what, min(quick.generate_rows, len(held_out.examples))) as bar:
-        return quick_scores(model, held_out, quick, compute=session.compute, layout=layout, on_answers=bar.advance)
+
+        def on_answers(count: int) -> None:
+            session.beats.beat(what)
+            bar.advance(count)
+
+        return quick_scores(
+            model, held_out, quick, compute=session.compute, layout=layout, world=session.world, on_answers=on_answers
+        )
 
 
 def log_scores(session: Session, step: int, epoch: float, scores: QuickScores) -> None:

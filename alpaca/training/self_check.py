@@ -29,6 +29,8 @@ COMPARED_WEIGHTS = 1 << 26  # gradients of at most so many weights are held twic
 # Largest relative difference of loss and of gradient: rounding of sums taken in another order. In bf16 a
 # number carries 8 bits: on SmolLM2-135M the gradients of either way lie 3 % (full) to 5 % (LoRA) from those of
 # fp32, ours no farther than the model's own, and 3 to 6 % from each other; a leak is seen bit for bit besides.
+# A base in 4 or 8 bits is the same base in both ways, so nothing is added for it: NF4 in bf16 differs by 0.8 % in
+# loss and 5 % in gradient on SmolLM2-135M, in fp32 by 1e-7 and 5e-7 on the tiny model.
 BOUNDS = {"fp32": (1e-5, 1e-5), "bf16": (2e-2, 1.5e-1), "fp16": (3e-3, 2e-2)}
 
 

@@ -1,13 +1,15 @@
 """What a rank does: load rows and model, train, score, save. Rank 0 writes the run directory.
 
-Order of a run: rows and split, tokens and mask, step plan, model and adapter, scores before, training,
-scores after, result, summary. Everything a user can get wrong in the data is found before weights load.
+Order of a run: rows and split, tokens and mask, step plan, model and adapter, scores before, the newest
+checkpoint if there is one, training, scores after, result, summary. Everything a user can get wrong in the
+data is found before weights load.
 """
 
 import json
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,21 +28,29 @@ from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
 from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
 from alpaca.modeling.layers import checkpoint_activations, compile_layers
+from alpaca.modeling.quantised import quantisation
 from alpaca.modeling.tokenizer import template_for, text_encoder
-from alpaca.tracking.run_directory import FINISHED, RunDirectory, write_text
+from alpaca.tracking.run_directory import FINISHED, RunDirectory, read_json, write_text
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
-from alpaca.training.batches import label_tensors, model_inputs
+from alpaca.training.batches import Layout, Steps, label_tensors, model_inputs
 from alpaca.training.choices import Choices, choose_layout, fits_on_gpu, largest_that_fits
-from alpaca.training.loop import Session, train
+from alpaca.training.guards import memory_advice
+from alpaca.training.loop import Session
 from alpaca.training.loss import supervised_loss
 from alpaca.training.metering import Meter, peak_memory_gib
+from alpaca.training.optimizers import state_bytes
 from alpaca.training.precision import Compute
-from alpaca.training.saving import save_model, save_probe
+from alpaca.training.saving import keep_drawn_base, save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before
+from alpaca.training.segment import Segment
 from alpaca.training.self_check import self_check
+from alpaca.training.sharding import is_sharded, spread, whole_weights, without_wrapper
+from alpaca.training.stopping import Stopping
+from alpaca.training.watchdog import Beats
+from alpaca.training.world import World
 
-STATE_BYTES = {"fp32": 8, "bf16": 4}  # of the optimizer for each trained weight: two moments
+SHARDED_TOKENS = 8192
 FEW_STEPS = 10  # below this a schedule with warm-up is hardly a schedule
 
 
@@ -55,8 +65,17 @@ class Prepared:
     facts: dict[str, Any]
 
 
-def run(config: Config, mark: str, compute: Compute, directory: RunDirectory, terminal: Terminal) -> dict[str, Any]:
-    """Train one run, whose signature is `mark`, to its summary.
+def run(
+    config: Config,
+    mark: str,
+    compute: Compute,
+    directory: RunDirectory,
+    terminal: Terminal,
+    world: World,
+    stopping: Stopping,
+    beats: Beats,
+) -> dict[str, Any]:
+    """Train one run, whose signature is `mark`, to its summary, as one of `world`'s ranks.
 
     Raises:
         UserError: bad data or a setting that this model or device cannot have.
@@ -64,13 +83,19 @@ def run(config: Config, mark: str, compute: Compute, directory: RunDirectory, te
     """
     quiet_libraries()
     attention.register()
+    if not world.is_main:
+        world.barrier()  # rank 0 fills the caches of model and tokens, the others read them
     tokenizer = load_tokenizer(config.model)
     prepared = prepare(config, tokenizer, terminal)
     directory.write_json("data.json", prepared.facts)
-    model = build_model(config, tokenizer, compute)
-    choices = choose(config, compute, model, prepared.train)
+    if world.is_main:
+        world.barrier()
+    beats.beat("loading the model")
+    with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
+        model = build_model(config, tokenizer, compute, directory.path if world.is_main else None)
+    choices = _same_on_every_rank(choose(config, compute, model, prepared.train, world), directory, config, world)
     directory.write_environment(
-        device=str(compute.device), precision=compute.precision, world_size=1, choices=choices.recorded()
+        device=str(compute.device), precision=compute.precision, world_size=world.size, choices=choices.recorded()
     )
     trained, total = trained_parameters(model)
     _announce(config, prepared, choices, compute, trained, total, terminal)
@@ -81,9 +106,11 @@ def run(config: Config, mark: str, compute: Compute, directory: RunDirectory, te
             f"gradient by {checked.gradient:.0e} (relative)"
         )
     facts = {"signature": mark, "data": prepared.facts, "trained_parameters": trained}
-    session = Session(config, compute, directory, terminal, WandbRun(config, directory.path, facts, terminal.warn))
+    tracker = WandbRun(config, directory.path, facts, terminal.warn, watch=world.is_main)
+    session = Session(config, compute, directory, terminal, tracker, world, stopping, beats)
     try:
-        summary = {"signature": mark, **_train_and_score(session, prepared, choices, model, tokenizer)}
+        model = spread(model, config.parallelism, world, compute.device)
+        summary = {"signature": mark, **_train_and_score(session, mark, prepared, choices, model, tokenizer)}
         summary["trained_parameters"], summary["parameters"] = trained, total
         directory.finish(FINISHED, summary)
     except BaseException:
@@ -123,11 +150,26 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Termin
     return Prepared(data.train, held_out, template, plan, facts)
 
 
-def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute) -> nn.Module:
-    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32."""
+def build_model(
+    config: Config, tokenizer: PreTrainedTokenizerBase, compute: Compute, run: Path | None = None
+) -> nn.Module:
+    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32.
+
+    A random base of an adapter is kept in the run directory `run`, for the result to be loadable.
+    """
     stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
     dtype = torch.float32 if config.adapter.kind == FULL else stored
-    base = load_model(config.model, tokenizer, seed=config.train.seed, dtype=dtype, device=compute.device)
+    base = load_model(
+        config.model,
+        tokenizer,
+        seed=config.train.seed,
+        dtype=dtype,
+        device=compute.device,
+        quantisation=quantisation(config.adapter, compute.frozen_dtype),
+        on_drawn=lambda drawn: (
+            keep_drawn_base(drawn, tokenizer, run) if run is not None and config.adapter.kind != FULL else None
+        ),
+    )
     if config.train.packing == "on":
         chosen = config.model.attention
         varlen_works = compute.device.type == "cuda" and compute.precision != "fp32"
@@ -146,11 +188,26 @@ def build_model(config: Config, tokenizer: PreTrainedTokenizerBase, compute: Com
     return model
 
 
-def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples) -> Choices:
-    """The layout of micro-batches; on a GPU their size is found by trying unless it is set."""
+def _same_on_every_rank(choices: Choices, directory: RunDirectory, config: Config, world: World) -> Choices:
+    """The smallest micro-batch that any rank chose; a run that goes on keeps what it chose at first."""
+    tokens = min(world.gather(choices.layout.micro_batch_tokens))
+    before = world.tell(read_json(directory.path / "env.json").get("automatic", {}).get("micro_batch_tokens"))
+    if before and config.train.micro_batch_tokens is None and before >= config.train.max_length:
+        tokens = int(before)
+    return replace(choices, layout=replace(choices.layout, micro_batch_tokens=tokens))
+
+
+def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples, world: World) -> Choices:
+    """The layout of micro-batches; on a GPU that holds the whole model their size is found by trying unless it is set.
+
+    Before sharding every rank holds more than it will: there the rule is 8,192 tokens.
+    """
     choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
     if config.train.micro_batch_tokens is not None or compute.device.type != "cuda":
         return choices
+    if config.parallelism.sharding not in ("none", "replicate") and not world.alone:
+        tokens = max(SHARDED_TOKENS, choices.layout.micro_batch_tokens)
+        return replace(choices, layout=replace(choices.layout, micro_batch_tokens=tokens))
     layout = choices.layout
     longest = int(examples.lengths.argmax())
 
@@ -167,7 +224,7 @@ def choose(config: Config, compute: Compute, model: nn.Module, examples: Example
         finally:
             model.zero_grad(set_to_none=True)
 
-    state = trained_parameters(model)[0] * STATE_BYTES[config.optimizer.state_precision]
+    state = int(trained_parameters(model)[0] * state_bytes(config.optimizer))
     found = largest_that_fits(
         lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
     )
@@ -205,22 +262,40 @@ def _announce(
 
 
 def _train_and_score(
-    session: Session, prepared: Prepared, choices: Choices, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+    session: Session,
+    mark: str,
+    prepared: Prepared,
+    choices: Choices,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     config, directory, plan, layout = session.config, session.directory, prepared.plan, choices.layout
+    world = session.world
     quick, held_out = config.evaluation.quick, prepared.held_out
     before = after = None
     if quick is not None and held_out is not None:
         before = score_before(session, quick, held_out, model, layout)
+    steps = Steps(prepared.train, plan, layout, rank=world.rank, ranks=world.size)
+    segment = Segment(session, mark, model, steps, held_out)
+    if not segment.begin() and before is not None:
         log_scores(session, 0, 0.0, before)
-    meter = train(session, model, prepared.train, plan, layout)
+    meter = segment.train()
     if quick is not None and held_out is not None:
         after = score(session, quick, held_out, model, layout, "scoring after")
         log_scores(session, plan.steps, plan.epoch_after(plan.steps), after)
     folder = directory.path / "model"
+    session.beats.beat("saving the model")
     template = prepared.template.settings()
-    save_model(model, tokenizer, folder, template, lambda path, content: write_text(path, json.dumps(content)))
-    save_probe(model, prepared.train.prompt(0), directory.path / "probe.safetensors")
+    weights = whole_weights(model, keep=world.is_main)
+    inner = without_wrapper(model)
+    if world.is_main:
+        write_json = lambda path, content: write_text(path, json.dumps(content))  # noqa: E731
+        save_model(inner, tokenizer, folder, template, write_json, weights)
+    if world.is_main or is_sharded(model):
+        save_probe(inner, prepared.train.prompt(0), directory.path / "probe.safetensors", keep=world.is_main)
+    segment.close()
+    if not world.is_main:
+        return _summary(config, prepared, meter, session.compute, before, after, str(folder))
     if before is not None and after is not None and held_out is not None:
         save_predictions(session, held_out, before, after)
     lineage = prepared.facts["lineage"]

@@ -205,7 +205,7 @@ def test_an_interrupt_waits_for_what_is_under_way_and_the_same_command_goes_on(
 
 
 def test_two_processes_on_one_directory_are_refused(server: Server, tmp_path: Path):
-    held = RunDirectory(tmp_path / "mine")
+    held = RunDirectory(tmp_path / "mine", "0", {})
     try:
         refused = alpaca_generate(tmp_path, *asking(server), "output_dir=mine")
     finally:

@@ -1,0 +1,141 @@
+"""A finished run directory as a model that answers: weights as they were trained, tokenizer, template, settings.
+
+What chat, evaluation and export start from. An adapter is put on its base again, quantised where the run
+had it quantised; a random base lies in `model/base/`, any other is found as the run found it.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from alpaca.config import Config
+from alpaca.data.templates import Template
+from alpaca.errors import UserError
+from alpaca.modeling.adapters import FULL
+from alpaca.modeling.base import load_model
+from alpaca.modeling.quantised import quantisation, quiet_import
+
+MODEL, BASE, PROBE = "model", "base", "probe.safetensors"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run wrote about itself.
+
+    Attributes:
+        directory: the run directory.
+        config: its settings, as they were resolved.
+        summary, data, environment: `summary.json`, `data.json` and `env.json`.
+        stored: dtype of the weights that were not trained, and of the probe.
+    """
+
+    directory: Path
+    config: Config
+    summary: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    stored: torch.dtype
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, loaded; `model` is in evaluation mode with ordinary attention."""
+
+    record: Record
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+
+
+def read_record(directory: Path) -> Record:
+    """What is known of a run without loading its model.
+
+    Raises:
+        UserError: no run directory, or a run that is not finished.
+    """
+    if not (directory / "config.yaml").is_file():
+        raise UserError(f"{directory}: no run directory (it has no config.yaml); give a folder that a run wrote")
+    summary = _json(directory / "summary.json")
+    if summary.get("status") != "finished" or not (directory / MODEL).is_dir():
+        raise UserError(
+            f"{directory}: the run is not finished (status {summary.get('status', 'unknown')}), so it has no result; "
+            "the same command goes on with it"
+        )
+    try:
+        loaded = OmegaConf.load(directory / "config.yaml")
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{directory / 'config.yaml'}: {reason}; it was written by another version") from None
+    data, environment = _json(directory / "data.json"), _json(directory / "env.json")
+    return Record(directory, config, summary, data, environment, _stored(directory / PROBE))
+
+
+def load_finished(directory: Path, *, device: torch.device, dtype: torch.dtype | None = None) -> Finished:
+    """The run in `directory`, ready to answer.
+
+    Args:
+        dtype: storage of the weights; None as in the run (what was trained is kept in fp32 all the same, an
+            adapter's matrices always).
+
+    Raises:
+        UserError: no finished run, or its base is not there any more.
+    """
+    record = read_record(directory)
+    folder, stored = directory / MODEL, dtype or record.stored
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if record.config.adapter.kind == FULL:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=stored, use_safetensors=True).to(device)
+    else:
+        with quiet_import():
+            from peft import PeftModel
+        base = load_base(record, tokenizer, device=device, dtype=stored)
+        model = PeftModel.from_pretrained(base, folder)
+    return Finished(record, model.eval(), tokenizer, read_template(folder))
+
+
+def load_base(record: Record, tokenizer: PreTrainedTokenizerBase, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """The base of an adapter as its run had it, quantised or not, its other weights in `dtype`."""
+    settings = record.config.model
+    beside = record.directory / MODEL / BASE
+    if beside.is_dir():
+        settings = replace(settings, weights=str(beside), revision=None)
+    quantised = quantisation(record.config.adapter, dtype)
+    return load_model(
+        settings, tokenizer, seed=record.config.train.seed, dtype=dtype, device=device, quantisation=quantised
+    )
+
+
+def read_template(folder: Path) -> Template:
+    """The template that lies beside the weights in `folder`."""
+    settings = _json(folder / "template.json")
+    if not settings:
+        raise UserError(f"{folder}: it has no template.json; give a run directory that this version wrote")
+    return Template(
+        settings["name"], settings["prompt_with_input"], settings["prompt_without_input"], tuple(settings["stop"])
+    )
+
+
+def _stored(probe: Path) -> torch.dtype:
+    try:
+        with safe_open(str(probe), framework="pt") as tensors:
+            name = (tensors.metadata() or {}).get("dtype", "float32")
+    except Exception as error:
+        raise UserError(f"{probe}: cannot be read ({error}); the run directory is damaged") from None
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

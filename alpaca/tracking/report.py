@@ -1,0 +1,32 @@
+"""The closing table of a run: what changed, where it is, what to do next."""
+
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from alpaca.tracking.terminal import Terminal
+
+
+def report(summary: dict[str, object], path: Path, terminal: Terminal) -> None:
+    """Print it."""
+    table = Table(title="result", title_justify="left", show_edge=False, pad_edge=False)
+    for column in ("metric", "before", "after"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name in ("eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/token_accuracy", "eval/rougeL"):
+        if (after := summary.get(name)) is not None:
+            before = summary.get(f"{name}_before")
+            table.add_row(name, f"{before:.4f}" if before is not None else "", f"{after:.4f}")
+    for name in ("steps", "examples", "logical_tokens", "supervised_tokens"):
+        table.add_row(name, "", f"{summary[name]:,}")
+    table.add_row("perf/logical_tokens_per_s", "", f"{summary['perf/logical_tokens_per_s']:,.0f}")
+    table.add_row("perf/peak_memory_gib", "", f"{summary['perf/peak_memory_gib']:.2f}")
+    terminal.print(table)
+    shown = escape(str(path))
+    terminal.print(f"\nrun directory   {shown}")
+    terminal.print(f"the model       {shown}/model")
+    if (path / "predictions.jsonl").exists():
+        terminal.print(f"answers         {shown}/predictions.jsonl")
+    terminal.print("next            python -m alpaca.run experiment=quickstart adapter=full    one thing changed")
+    terminal.print("                python -m alpaca.inspect experiment=quickstart            what the model saw")
+    terminal.print("                python -m alpaca.run --help                               every group and option")
