@@ -15,21 +15,29 @@ from alpaca.data.columns import MAPPABLE
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
 from alpaca.pairs import check_pairs
-from alpaca.signature import RANDOM
+from alpaca.selfinstruct.settings import check_generation
+from alpaca.signature import RANDOM, is_generated
 
 SMALLEST_VOCABULARY = 259  # 256 bytes, <pad>, <s> and </s>
 
 
 def check(config: Config) -> None:
     """Raise `UserError` for the first setting that cannot work."""
-    _check_name(config.name)
-    _check_ranges(config)
+    check_ranges(config)
     _check_model(config)
     _check_data(config)
     _check_template(config.template)
     _check_parallelism(config.parallelism)
     check_pairs(config)
     _check_training(config)
+    if is_generated(config.data_source.path):
+        check_generation(config.generation)
+
+
+def check_ranges(config: Config) -> None:
+    """The part of `check` that every command needs: the run's name, and each setting's own rule."""
+    _check_name(config.name)
+    _check_ranges(config)
 
 
 def _check_name(name: str) -> None:
@@ -39,7 +47,7 @@ def _check_name(name: str) -> None:
 
 def _check_ranges(config: Config) -> None:
     for key, value, rule in _settings(config):
-        if rule["choices"] and value not in rule["choices"]:
+        if rule["choices"] and value is not None and value not in rule["choices"]:
             raise UserError(f"{key}={value}: choose one of {', '.join(rule['choices'])}")
         if value is None or isinstance(value, (str, list, dict)):
             continue
@@ -132,7 +140,11 @@ def _check_mix(source: DataSourceConfig) -> None:
             raise UserError(
                 f"data_source.mix.{name}={share}: a share is above 0; leave the source out to use none of it"
             )
-        part_settings(name, source.sources[name])
+        if is_generated(part_settings(name, source.sources[name]).path):
+            raise UserError(
+                f"data_source.mix.{name}: a mix does not generate; make the data first with python -m alpaca.generate, "
+                f"then name its file: data_source.sources.{name}.path=DIR/dataset.json"
+            )
     for key in ("revision", "subset", "columns"):
         if getattr(source, key):
             raise UserError(

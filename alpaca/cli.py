@@ -29,7 +29,13 @@ from alpaca import paths
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 
-OPEN_KEYS = ("model.architecture", "data_source.columns", "data_source.mix", "data_source.sources")
+OPEN_KEYS = (
+    "model.architecture",
+    "data_source.columns",
+    "data_source.mix",
+    "data_source.sources",
+    "generation.columns",
+)
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 # At import, not in a command: a launcher's process on another machine imports this module and nothing else of ours.

@@ -18,6 +18,7 @@ from alpaca.checks import check
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.inspection.gate import enforce, limits
+from alpaca.selfinstruct.directories import with_finished_data
 
 DEFAULT_NAME = Config().name
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
         hydra = HydraConfig.get()
         config = _checked(composed)
+        config = with_finished_data(config, started)
         path, given = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         try:
             enforce(inspect(config, path, given, examples=options.examples), allowed)

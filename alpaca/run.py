@@ -21,7 +21,7 @@ from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.help import text as help_text
 from alpaca.jobs import Jobs
-from alpaca.signature import signature
+from alpaca.signature import GENERATED, signature
 from alpaca.tracking.run_directory import FINISHED, status, unfinished
 
 
@@ -55,10 +55,12 @@ def main(argv: list[str] | None = None) -> int:
                     raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish ({failed})")
             return
         config = _checked(composed)
-        from alpaca.launch import launch
-
         folder = Path(hydra.runtime.output_dir)
         try:
+            if config.data_source.path == GENERATED:
+                config = _with_generated_data(config, started, overrides)
+            from alpaca.launch import launch
+
             single.append(launch(config, folder, overrides))
         finally:
             if started in folder.name:
@@ -93,6 +95,16 @@ def run_directory(config: Config, started: str) -> Path:
     if config.train.resume == "auto" and (found := unfinished(folder, mark)) is not None:
         return found
     return folder / f"{started}-{mark}"
+
+
+def _with_generated_data(config: Config, started: str, overrides: list[str]) -> Config:
+    """Make the data of `data_source=self_instruct`, or find it made, and train on that."""
+    from alpaca.selfinstruct.command import generate
+    from alpaca.selfinstruct.directories import directory, trained_on
+
+    place = directory(config, started)
+    generate(config, place, overrides)
+    return trained_on(config, place)
 
 
 def _checked(composed: DictConfig) -> Config:

@@ -15,8 +15,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alpaca import paths
-from alpaca.config import TRAINING, Config, DataSourceConfig
+from alpaca.config import GENERATION, TRAINING, Config, DataSourceConfig, GenerationConfig
 from alpaca.data import files
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
@@ -25,6 +27,7 @@ LENGTH = 10  # hexadecimal digits: a collision among 10,000 runs has a chance of
 HUB_PREFIX = "hub:"
 HUB_TIMEOUT_S = 5
 RANDOM = "random"
+GENERATED = "generated:"  # a data_source.path: the result of the section `generation`, in the folder that follows
 
 
 def signature(config: Config) -> str:
@@ -46,9 +49,77 @@ def variant(config: Config) -> str:
 def training_settings(config: Config) -> dict[str, Any]:
     """Dotted key to value of every field that affects training, files replaced by their content."""
     settings = dict(_marked(config))
-    settings["model.weights"] = _weights_content(config)
-    settings["data_source.path"] = _data_content(config.data_source)
+    settings["model.weights"] = _weights_content(config.model.weights, config.model.revision)
+    if is_generated(config.data_source.path):
+        settings["data_source.path"] = GENERATED + _generation_behind(config)
+    else:
+        settings["data_source.path"] = _data_content(config.data_source)
     return settings
+
+
+def is_generated(path: Any) -> bool:
+    """Whether a `data_source.path` means the data set that the section `generation` makes."""
+    return isinstance(path, str) and path.startswith(GENERATED)
+
+
+def generation_signature(generation: GenerationConfig) -> str:
+    """Hash of the settings that change what a generation makes, seeds and input rows by their content.
+
+    Raises:
+        UserError: a file that it starts from is not there.
+    """
+    return _hash(generation_settings(generation))
+
+
+def generation_settings(generation: GenerationConfig) -> dict[str, Any]:
+    """Dotted key to value of every setting that changes the data, nulls filled by rule, files replaced by content."""
+    from alpaca.selfinstruct.settings import EVOLVE, SELF_INSTRUCT, input_files, resolved, seeds_file
+
+    filled = resolved(generation)
+    settings = dict(_marked(filled, "generation.", GENERATION))
+    own = filled.mode == SELF_INSTRUCT
+    try:
+        settings["generation.seeds"] = file_hash(seeds_file(filled.seeds)) if own else None
+    except OSError as error:
+        raise UserError(f"generation.seeds={filled.seeds}: {error.strerror}; give a JSONL file of tasks") from None
+    settings["generation.path"] = [
+        hub_commit("dataset", file.removeprefix(HUB_PREFIX), None)
+        if file.startswith(HUB_PREFIX)
+        else file_hash(Path(file))
+        for file in ([] if own or not filled.path else input_files(filled))
+    ]
+    if filled.engine in ("local", "vllm"):
+        settings["generation.model"] = _named_model_content(filled.model or "")
+    if not filled.machine_examples and filled.mode != EVOLVE:
+        settings["generation.lag"] = None  # nothing depends on it
+    return settings
+
+
+def _named_model_content(name: str) -> Any:
+    """What the model of a local engine is made of: a name in conf/model, or weights."""
+    file = paths.conf_dir() / "model" / f"{name}.yaml"
+    if "/" in name or not file.is_file():
+        return _weights_content(name, None)
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return [_weights_content(described["weights"], described.get("revision")), described.get("architecture")]
+
+
+def marked_for_generation(section: Any) -> Any:
+    """(dotted key, value) of every field of a generation that changes its data."""
+    return _marked(section, "", GENERATION)
+
+
+def _generation_behind(config: Config) -> str:
+    """The signature of the generation a run trains on: as its folder says, before there is one as the settings say."""
+    folder = config.data_source.path.removeprefix(GENERATED)
+    if not folder:
+        return generation_signature(config.generation)
+    try:
+        return str(json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))["signature"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"data_source.path={GENERATED}{folder}: no finished generation there; give the folder of one"
+        ) from None
 
 
 def file_hash(path: Path) -> str:
@@ -75,17 +146,16 @@ def _hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
-def _marked(section: Any, prefix: str = "") -> Any:
+def _marked(section: Any, prefix: str = "", affects: str = TRAINING) -> Any:
     for item in fields(section):
         value = getattr(section, item.name)
         if is_dataclass(value):
-            yield from _marked(value, f"{prefix}{item.name}.")
-        elif item.metadata.get("affects") == TRAINING:
+            yield from _marked(value, f"{prefix}{item.name}.", affects)
+        elif item.metadata.get("affects") == affects:
             yield prefix + item.name, value
 
 
-def _weights_content(config: Config) -> str:
-    weights = config.model.weights
+def _weights_content(weights: str, revision: str | None) -> str:
     if weights == RANDOM:
         return weights
     if weights.startswith(paths.PACKAGE_PREFIX):
@@ -97,7 +167,7 @@ def _weights_content(config: Config) -> str:
         parts = {".json", ".safetensors", ".model", ".txt", ".jinja"}
         kept = sorted(file for file in folder.glob("*") if file.suffix in parts and file.is_file())
         return _hash({file.name: file_hash(file) for file in kept})
-    return f"{weights}@{hub_commit('model', weights, config.model.revision)}"
+    return f"{weights}@{hub_commit('model', weights, revision)}"
 
 
 def _data_content(source: DataSourceConfig) -> Any:

@@ -17,7 +17,7 @@ from alpaca.errors import UserError
 GROUP_FILES = sorted(path for path in (CHECKOUT / "conf").rglob("*.yaml") if path.parent.name != "conf")
 SWEEP_FILES = sorted((CHECKOUT / "sweeps").glob("*.yaml"))
 GROUPS = {
-    "adapter", "data_source", "evaluation", "experiment", "hydra", "local",
+    "adapter", "data_source", "evaluation", "experiment", "generation", "hydra", "local",
     "model", "optimizer", "parallelism", "template", "tracker",
 }  # fmt: skip
 FEWEST_OPTIONS = 71  # how many there were when this was written; fewer means that the test went blind

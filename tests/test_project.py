@@ -74,6 +74,7 @@ def test_an_installed_wheel_carries_every_option_and_the_seed_tasks(installed: P
         }
         assert theirs == ours
     assert (installed / "alpaca" / "data" / "seed_tasks.jsonl").is_file()
+    assert (installed / "alpaca" / "engines" / "prices.yaml").is_file()
     packages = {path.parent.relative_to(CHECKOUT) for path in (CHECKOUT / "alpaca").rglob("__init__.py")}
     assert packages == {path.parent.relative_to(installed) for path in (installed / "alpaca").rglob("__init__.py")}
 

@@ -134,6 +134,15 @@ class Pool:
             start, look = start + look, look * 2
         return best
 
+    def scores(self, text: str) -> np.ndarray:
+        """(pool,) float64: ROUGE-L F of `text` with every text of the pool, about 0.1 µs each."""
+        found, everything = tokens(text), np.arange(len(self))
+        result = np.zeros(len(self))
+        with_tokens = everything[self._lengths[: len(self)] > 0]
+        if found and len(with_tokens):
+            result[with_tokens] = self._scores(found, with_tokens)
+        return result
+
     def _best(self, found: Sequence[str], candidates: np.ndarray) -> Match:
         scores = self._scores(found, candidates)
         return Match(int(candidates[scores == scores.max()].min()), float(scores.max()))

@@ -8,6 +8,7 @@ dropped here. The knobs that choose among rows are in `selection.py`.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from alpaca.data.files import Record
 from alpaca.data.mix import part_settings
 from alpaca.data.rows import Row
 from alpaca.errors import UserError
-from alpaca.signature import HUB_PREFIX
+from alpaca.signature import GENERATED, HUB_PREFIX, is_generated
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def _single(config: DataSourceConfig) -> Source:
         found, revision = hub.records(config)
     elif isinstance(path, str) and path.startswith(paths.PACKAGE_PREFIX):
         found = files.records(str(paths.packaged_file(path, key="data_source.path")))
+    elif is_generated(path):
+        found = files.records(_generated_file(path))
     else:
         found = _all_files(path)
     rows = columns.to_rows(found, config.columns, config.turns)
@@ -89,6 +92,16 @@ def _single(config: DataSourceConfig) -> Source:
             warnings.append(note)
     part = Part(config.name, path, config.license, config.license_note, content, len(rows), revision)
     return Source(config.name, path, rows, content, revision, (part,), tuple(warnings))
+
+
+def _generated_file(path: str) -> str:
+    folder = path.removeprefix(GENERATED)
+    if not folder:
+        raise UserError(
+            "data_source=self_instruct: its rows are made by python -m alpaca.run or python -m alpaca.generate; once "
+            "they are, data_source.path=generated:DIR names the folder of that generation"
+        )
+    return str(Path(folder) / "dataset.json")
 
 
 def _all_files(path: str | list[str]) -> Iterator[Record]:

@@ -3,6 +3,7 @@
 Self-Instruct, the judge and generated evaluations all speak in these terms, whatever the engine is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,9 +38,10 @@ class Request:
         max_tokens: longest answer in tokens, for each of `choices`.
         temperature, top_p: sampling; temperature 0 is greedy.
         stop: strings that end the answer and are no part of it.
-        choices: how many answers are wanted.
+        choices: how many answers are wanted; a server that knows no such thing gives one.
         seed: passed on to engines that take one.
-        schema: JSON schema of the answer, for engines with structured output; None is free text.
+        schema: JSON schema of the answer, for engines with structured output (`local` has none); None is free text.
+            An object must require all its properties and allow no others (`additionalProperties: false`).
     """
 
     id: str
@@ -56,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One choice: its text and why it ended (`stop`, `length`, `content_filter`, ...)."""
+    """One choice: its text and why it ended (`stop`, `length`, `content_filter`, `refusal`, ...)."""
 
     text: str
     finish_reason: str
@@ -67,7 +69,7 @@ class Reply:
     """The answers to one request.
 
     Attributes:
-        usage: what the server says it billed for the answers that arrived.
+        usage: what the server says it billed for the answers that arrived; `Engine.most` where it says nothing.
         lost: the most that attempts without a delivered answer may have been billed (time-outs, broken bodies).
         attempts: requests sent, the successful one included.
         latency_s: seconds from the first attempt to the answer.
@@ -91,6 +93,13 @@ class RequestLost(Exception):
         self.request_id, self.reason, self.lost, self.attempts = request_id, reason, lost, attempts
 
 
+BeforeRetry = Callable[[Usage], bool]
+"""Asked before every attempt after the first, with the most that the attempts so far may have been billed.
+
+Returns whether one more attempt, at `Engine.most(request)`, may be paid for on top; `Budget.allows_retry` is one.
+"""
+
+
 class Engine(Protocol):
     """A source of text. Many `answer` calls run at once; an engine that batches gathers them itself.
 
@@ -103,8 +112,12 @@ class Engine(Protocol):
         """The most one attempt at `request` can be billed; never below what it will be."""
         ...
 
-    async def answer(self, request: Request) -> Reply:
-        """Ask once, retrying what may pass; raises `RequestLost` or `UserError`."""
+    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
+        """Ask once, retrying what may pass; raises `RequestLost` or `UserError`.
+
+        No attempt is retried that `before_retry` refuses to pay for: the request is lost then. A call that
+        is cancelled may have been billed for the attempt under way.
+        """
         ...
 
     async def close(self) -> None:
@@ -125,6 +138,9 @@ class EngineSettings:
         timeout_s: of one attempt.
         retries: attempts after the first.
         state_dir: where an engine keeps what it needs to go on after a restart (batches under way); None keeps nothing.
+        poll_s: between two looks at a batch under way (`openai_batch`).
+        gather_s: how long an engine that batches waits for more requests after the last one came; None is 0.02 s
+            for `local` and 2 s for `openai_batch`.
     """
 
     name: str
@@ -135,3 +151,5 @@ class EngineSettings:
     timeout_s: float = 120.0
     retries: int = 6
     state_dir: str | None = None
+    poll_s: float = 30.0
+    gather_s: float | None = None

@@ -24,14 +24,26 @@ from alpaca.config import Config
 from alpaca.errors import UserError
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
-RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "datasets", "tokenizers", "wandb")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "tokenizers",
+    "wandb",
+    "openai",
+)
 
 
 class RunDirectory:
     """An open, locked run directory; `goes_on` says whether an earlier process began its run."""
 
-    def __init__(self, path: Path, signature: str, settings: dict[str, Any]):
+    def __init__(self, path: Path, signature: str, settings: dict[str, Any], *, extends: bool = False):
         """Create and lock `path` for the run with `signature`, made of the training `settings`.
+
+        With `extends` the caller has seen to it that what is there may be gone on with.
 
         Raises:
             UserError: it cannot be written, another process holds it, it holds a finished run, or one whose
@@ -50,8 +62,8 @@ class RunDirectory:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             raise UserError(
-                f"output_dir={path}: another run is writing here ({holder}); wait for it, or begin a second one with "
-                "train.resume=never"
+                f"output_dir={path}: another run is writing here ({holder}); wait for it, or "
+                + ("choose another folder" if extends else "begin a second one with train.resume=never")
             ) from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {platform.node()}")
@@ -59,7 +71,8 @@ class RunDirectory:
         self.goes_on = (self.path / "config.yaml").exists()
         if self.goes_on:
             try:
-                self._check_same()
+                if not extends:
+                    self._check_same()
             except UserError:
                 self._lock.close()
                 raise

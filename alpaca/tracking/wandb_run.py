@@ -9,7 +9,7 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,12 @@ def _has_key() -> bool:
         return False
 
 
-def tags(config: Config) -> list[str]:
-    """The group choices of a run, as tags, and the user's own."""
+def tags(config: Config, job_type: str = "train") -> list[str]:
+    """The group choices of a run (of a generation: its engine and model), as tags, and the user's own."""
+    if job_type == "generate":
+        made = config.generation
+        keys = ("mode", "engine", "model", "prompt")
+        return [*(f"{key}={getattr(made, key)}"[:64] for key in keys), *config.extra_tags]
     sections = ("model", "data_source", "template", "adapter", "parallelism", "optimizer")
     chosen = [f"{section}={getattr(config, section).name}"[:64] for section in sections]
     return [*chosen, *config.extra_tags]
@@ -77,23 +81,24 @@ class WandbRun:
         import wandb
 
         logging.getLogger("wandb").setLevel(logging.ERROR)
-        self._run = wandb.init(
-            project=config.tracker.project,
-            entity=config.tracker.entity,
-            group=config.tracker.group or config.name,
-            job_type=self._job_type,
-            name=folder.name,
-            notes=config.notes or None,
-            tags=tags(config),
-            config=settings,
-            dir=str(folder),
-            mode=self.mode,  # type: ignore[arg-type]
-            reinit="finish_previous",
-            **self._identity(folder),
-            settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
-        )
+        with contextlib.redirect_stderr(StringIO()):  # it advertises another product beside some libraries
+            self._run = wandb.init(
+                project=config.tracker.project,
+                entity=config.tracker.entity,
+                group=config.tracker.group or config.name,
+                job_type=self._job_type,
+                name=folder.name,
+                notes=config.notes or None,
+                tags=tags(config, self._job_type),
+                config=settings,
+                dir=str(folder),
+                mode=self.mode,  # type: ignore[arg-type]
+                reinit="finish_previous",
+                **self._identity(folder),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
+            )
         self._run.define_metric("step", hidden=True)
-        for section in ("train/*", "eval/*", "perf/*"):
+        for section in ("train/*", "eval/*", "perf/*", "generation/*"):
             self._run.define_metric(section, step_metric="step")
         self._run.define_metric("eval/loss", step_metric="step", summary="min")
         self._run.define_metric("eval/rougeL", step_metric="step", summary="max")
@@ -126,6 +131,28 @@ class WandbRun:
             import wandb
 
             self._run.log({name: wandb.Table(columns=columns, data=rows)})
+
+        if self._run is not None:
+            self._guarded(send)
+
+    def log_histogram(self, name: str, values: Sequence[float]) -> None:
+        """A histogram of `values`."""
+
+        def send() -> None:
+            import wandb
+
+            self._run.log({name: wandb.Histogram(values)})  # type: ignore[arg-type]
+
+        if self._run is not None and len(values):
+            self._guarded(send)
+
+    def log_html(self, name: str, html: str) -> None:
+        """A self-contained piece of a page, such as a drawing."""
+
+        def send() -> None:
+            import wandb
+
+            self._run.log({name: wandb.Html(html)})
 
         if self._run is not None:
             self._guarded(send)

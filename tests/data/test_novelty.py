@@ -131,6 +131,15 @@ def test_the_most_similar_text_is_the_best_of_the_whole_pool() -> None:
     assert pool.most_similar("") == Match(-1, 0.0)
 
 
+def test_the_scores_with_a_whole_pool_are_those_of_rouge_score() -> None:
+    texts = [second for _, second in random_pairs(200, seed=4)] + ["", "列出三种鸟"]
+    pool = Pool(0.7, texts)
+    for first, _ in random_pairs(5, seed=5):
+        assert pool.scores(first).tolist() == [rouge_l(text, first) for text in texts]
+        assert pool.scores(first).max() == pool.most_similar(first).score
+    assert pool.scores("").tolist() == [0.0] * len(texts)
+
+
 def test_a_question_does_not_change_the_pool() -> None:
     pool = Pool(0.7, ["write a poem"])
     assert pool.duplicate_of("unseen words only") == -1

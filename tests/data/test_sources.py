@@ -299,13 +299,13 @@ def test_every_source_composes_with_licence_and_note(name: str) -> None:
     assert config.data_source.name == name
     assert config.data_source.license_note
     assert bool(config.data_source.license) != (name == "mix")
-    assert (config.data_source.license == UNKNOWN) == (name in ("hub", "json"))
+    assert (config.data_source.license == UNKNOWN) == (name in ("hub", "json", "self_instruct"))
     if name not in ("hub", "json", "mix"):
         check(config)
 
 
-def test_there_are_eleven_sources() -> None:
-    assert len(SOURCES) == 11
+def test_there_are_twelve_sources() -> None:
+    assert len(SOURCES) == 12
 
 
 def test_a_mix_reads_each_part_and_keeps_its_licence(tmp_path: Path) -> None:

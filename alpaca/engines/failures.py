@@ -1,0 +1,138 @@
+"""What a failed attempt means: try again, give this request up, or stop everything; and whether it may be billed.
+
+Pure: from a status, headers and body, or an exception's name, to a `Failure`. Work that a server may have
+done before it failed counts as billed, a refusal before work does not.
+"""
+
+import email.utils
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TOO_BUSY = (408, 409, 425, 429)
+UNBILLED_5XX = (501, 503, 529)  # refused before work: not implemented, overloaded
+LONGEST_WAIT_S = 3600.0  # of a server's Retry-After; a limit that lasts longer is met by asking again
+_NO_MONEY = ("insufficient_quota", "billing", "credit", "payment", "exceeded your current quota")
+_ONLY_THIS_REQUEST = ("context_length", "context length", "content_filter", "content_policy", "invalid_prompt")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed attempt.
+
+    Attributes:
+        next: retry it, lose this request alone, or stop: no request can succeed.
+        reason: one line without secrets; for `stop` with the way out.
+        billed: the attempt may have been billed although no answer arrived.
+        throttled: the server asked for fewer requests.
+        retry_after_s: seconds the server asked to wait; None where it said nothing.
+        reached: the server was reached.
+        status: 404 where the server knows nothing under the address asked.
+        error: the error object of a refusal with 400 or 422, for who can ask otherwise.
+    """
+
+    next: Literal["retry", "lose", "stop"]
+    reason: str
+    billed: bool = False
+    throttled: bool = False
+    retry_after_s: float | None = None
+    reached: bool = True
+    status: int | None = None
+    error: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was asked, for the words of an error, and what must never be in them."""
+
+    model: str
+    host: str
+    secret: str
+
+    def clean(self, text: str) -> str:
+        """One short line of `text` without the key."""
+        hidden = text.replace(self.secret, "[key]") if self.secret else text
+        line = " ".join(hidden.split())
+        return line if len(line) <= 240 else line[:237] + "..."
+
+
+def error_of(body: str) -> dict[str, Any]:
+    """The `error` object of a response's body; an empty one where there is none."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return {}
+    found = parsed.get("error", parsed) if isinstance(parsed, dict) else {}
+    return found if isinstance(found, dict) else {"message": str(found)}
+
+
+def of_status(status: int, headers: Mapping[str, str], body: str, target: Target) -> Failure:
+    """The meaning of an HTTP status of 400 and above."""
+    error = error_of(body)
+    kind = f"{error.get('code', '')} {error.get('type', '')} {error.get('message', '')}".lower()
+    said = target.clean(str(error.get("message") or ""))
+    detail = f" ({said})" if said else ""
+    if status == 402 or (status in (403, 429) and any(sign in kind for sign in _NO_MONEY)):
+        return Failure("stop", f"{target.host}: the account's quota or credit is used up{detail}; raise it there")
+    if status in TOO_BUSY or status >= 500:
+        return Failure(
+            "retry",
+            f"status {status}{detail}",
+            billed=status >= 500 and status not in UNBILLED_5XX,
+            throttled=status in (429, 529),
+            retry_after_s=retry_after_s(headers),
+        )
+    if status == 401:
+        return Failure(
+            "stop", f"{target.host} refuses the key (401): set the environment variable OPENAI_API_KEY to a valid one"
+        )
+    if status == 403:
+        return Failure("stop", f"model={target.model}: {target.host} does not let this key use it (403){detail}")
+    if status == 404:
+        return Failure(
+            "stop",
+            f"model={target.model}: unknown to {target.host} (404){detail}; "
+            "check model, and base_url, which usually ends in /v1",
+            status=404,
+        )
+    if status == 413 or any(sign in kind for sign in _ONLY_THIS_REQUEST):
+        return Failure("lose", f"status {status}{detail}")
+    refused = f"model={target.model}: {target.host} refuses the request ({status}){detail}; change what it names"
+    return Failure("stop", refused, error=error)
+
+
+def of_broken_connection(names: list[str], target: Target) -> Failure:
+    """The meaning of a connection that failed, from the names of the exception and its causes."""
+    what = names[-1] if names else "connection error"
+    if any(name in ("ConnectError", "ConnectTimeout", "PoolTimeout") for name in names):
+        return Failure("retry", f"{target.host} cannot be reached ({what})", reached=False)
+    return Failure("retry", f"connection broke before the answer was whole ({what})", billed=True)
+
+
+def of_timeout(seconds: float) -> Failure:
+    """No whole answer within the time of an attempt."""
+    return Failure("retry", f"no answer within {seconds:g} s", billed=True)
+
+
+def of_bad_body(reason: str) -> Failure:
+    """A status of success with a body that is no answer."""
+    return Failure("retry", reason, billed=True)
+
+
+def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or an HTTP date); None where there is neither."""
+    for name, factor in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * factor
+        except (KeyError, ValueError):
+            continue
+        if seconds >= 0:  # also false for NaN
+            return min(seconds, LONGEST_WAIT_S)
+    try:
+        date = email.utils.parsedate_to_datetime(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    seconds = date.timestamp() - (time.time() if now is None else now)
+    return min(max(seconds, 0.0), LONGEST_WAIT_S)

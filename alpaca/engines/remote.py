@@ -1,0 +1,143 @@
+"""One attempt at an OpenAI-compatible server through the official client: a parsed body, or a `Failure`.
+
+The client's own retries are off, so that every attempt is seen, counted and paid for in one place. The key
+comes from `OPENAI_API_KEY` alone and goes nowhere but into the request's header.
+"""
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from alpaca.engines import failures
+from alpaca.engines.exchange import EngineSettings
+from alpaca.engines.failures import Failure, Target
+from alpaca.errors import UserError
+
+KEY = "OPENAI_API_KEY"
+OFFICIAL = "https://api.openai.com/v1"
+LONGEST_CONNECT_S = 10.0
+LONGEST_DOWNLOAD_S = 3600.0
+SLOWEST_TRANSFER = 100_000  # bytes a second of an upload that is not given up
+NO_KEY = "none"  # local servers want a header and read nothing in it
+
+
+@dataclass(frozen=True)
+class Received:
+    """A body of a response with a status of success, and the response's headers."""
+
+    payload: Any
+    headers: dict[str, str]
+
+
+class Remote:
+    """A connection pool to one server."""
+
+    def __init__(self, settings: EngineSettings):
+        """Check address and key; nothing is sent.
+
+        Raises:
+            UserError: no key for a server that wants one, an address that is none.
+        """
+        import httpx2
+        from openai import AsyncOpenAI
+
+        base_url = settings.base_url or OFFICIAL
+        host = _checked_host(base_url)
+        key = os.environ.get(KEY, "").strip()
+        if not key and settings.base_url is None:
+            raise UserError(
+                f"engine={settings.name}: the environment variable {KEY} is not set; set it to your key, "
+                "or give base_url of a server that needs none"
+            )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise UserError(f"the environment variable {KEY} holds characters that no key has; set it again")
+        self.target = Target(settings.model, host, key)
+        self._timeout_s = settings.timeout_s
+        timeout = httpx2.Timeout(settings.timeout_s, connect=min(LONGEST_CONNECT_S, settings.timeout_s / 2))
+        self._client = AsyncOpenAI(api_key=key or NO_KEY, base_url=base_url, max_retries=0, timeout=timeout)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Received | Failure:
+        """Send `body` as JSON and read JSON back."""
+        import httpx2
+
+        return await self._attempt(self._client.post(path, body=body, cast_to=httpx2.Response))
+
+    async def get(self, path: str) -> Received | Failure:
+        """Read JSON."""
+        import httpx2
+
+        return await self._attempt(self._client.get(path, cast_to=httpx2.Response))
+
+    async def upload(self, name: str, content: bytes, purpose: str) -> Received | Failure:
+        """Upload a file for `purpose`; the payload is the file's description."""
+        call = self._client.files.with_raw_response.create(file=(name, content), purpose=purpose)  # type: ignore[arg-type]
+        return await self._attempt(call, self._timeout_s + len(content) / SLOWEST_TRANSFER)
+
+    async def download(self, file_id: str) -> bytes | Failure:
+        """The bytes of a file."""
+        got = await self._attempt(
+            self._client.files.with_raw_response.content(file_id), LONGEST_DOWNLOAD_S, parse=False
+        )
+        return got if isinstance(got, Failure) else bytes(got.payload)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def _attempt(self, call: Any, seconds: float | None = None, *, parse: bool = True) -> Received | Failure:
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        seconds = seconds or self._timeout_s
+        try:
+            async with asyncio.timeout(seconds):  # the client's own limit is per read, not per attempt
+                response = await call
+        except (TimeoutError, APITimeoutError) as error:
+            names = _names(error)
+            if "ConnectTimeout" in names or "PoolTimeout" in names:
+                return failures.of_broken_connection(names, self.target)
+            return failures.of_timeout(seconds)
+        except APIStatusError as error:
+            return failures.of_status(
+                error.status_code, _lower(error.response.headers), error.response.text, self.target
+            )
+        except APIConnectionError as error:
+            return failures.of_broken_connection(_names(error), self.target)
+        headers = _lower(response.headers)
+        if not parse:
+            return Received(response.content, headers)
+        kind = headers.get("content-type", "").partition(";")[0].strip()
+        if not kind.endswith("json"):
+            return failures.of_bad_body(f"content type {self.target.clean(kind) or 'missing'} instead of JSON")
+        try:
+            return Received(json.loads(response.content), headers)
+        except (ValueError, RecursionError):
+            return failures.of_bad_body("the body is not whole JSON")
+
+
+def _checked_host(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:
+        raise UserError(f"base_url={base_url}: not an address; write it as http://127.0.0.1:8000/v1") from None
+    if parts.username or parts.password:
+        raise UserError(f"base_url: it holds a user name or password; give the key in {KEY} only")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"base_url={base_url}: not an http address; write it as http://127.0.0.1:8000/v1")
+    return parts.hostname + (f":{port}" if port else "")
+
+
+def _names(error: BaseException) -> list[str]:
+    names = []
+    seen: BaseException | None = error
+    while seen is not None:
+        names.append(type(seen).__name__)
+        seen = seen.__cause__ or seen.__context__
+    return names
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {str(name).lower(): str(value) for name, value in headers.items()}

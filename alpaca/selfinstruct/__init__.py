@@ -1,0 +1,1 @@
+"""Instruction data from a model: prompt, parsing, filters, novelty, and a pipeline that loses nothing."""

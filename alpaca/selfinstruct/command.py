@@ -1,0 +1,288 @@
+"""From a checked config to a finished generation: directory, ledger, engine, stages, result.
+
+However it ends, the directory holds everything that was paid for, and the same command goes on from it.
+"""
+
+import asyncio
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from alpaca.config import Config, DataSourceConfig, GenerationConfig
+from alpaca.data.rows import Row
+from alpaca.engines.budget import Budget
+from alpaca.engines.exchange import Engine, EngineSettings
+from alpaca.engines.prices import Prices, prices_of
+from alpaca.errors import RunFailed, UserError
+from alpaca.selfinstruct import directories, reporting
+from alpaca.selfinstruct.ledger import Ledger
+from alpaca.selfinstruct.pipeline import Pipeline
+from alpaca.selfinstruct.result import Result, diversity_of, licence_of
+from alpaca.selfinstruct.seeds import load_seeds
+from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SELF_INSTRUCT, engine_settings, resolved
+from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
+from alpaca.signature import generation_settings, generation_signature
+from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json
+from alpaca.tracking.terminal import Terminal
+from alpaca.tracking.wandb_run import WandbRun
+
+_ENGINE_KEYS = re.compile(r"(?<![\w.])((?:engine|api|model|concurrency|retries|timeout_s)(?==)|base_url)")
+
+
+@dataclass
+class _Job:
+    """What belongs to one generation while it runs."""
+
+    config: Config
+    filled: GenerationConfig
+    prices: Prices | None
+    budget: Budget
+    ledger: Ledger
+    terminal: Terminal
+    tracker: WandbRun
+    pipeline: Pipeline
+    sources: Sequence[Row]
+    rows: list[Row]
+    kept: int = 0
+
+
+def generate(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]:
+    """Make the data set of `config.generation` in `path`, or find it finished there; returns its summary.
+
+    Raises:
+        UserError: settings, key, model or files that cannot work.
+        RunFailed: the budget is used up, or the model gives nothing that can be kept.
+        KeyboardInterrupt: interrupted; nothing is lost.
+    """
+    mark = generation_signature(config.generation)
+    config = replace(config, generation=resolved(config.generation))
+    if (found := directories.summary(path)).get("status") == FINISHED and found.get("signature") == mark:
+        print(f"generation {mark} is finished: {path} is used as it is ({found['kept']:,} tasks)", flush=True)
+        return found
+    directories.check_same(path, config.generation)
+    sources = _sources(config.generation)
+    settings = engine_settings(config.generation, str(path / "batches"))
+    prices = prices_of(
+        settings, price_prompt=config.generation.price_prompt, price_completion=config.generation.price_completion
+    )
+    budget = Budget(usd=config.generation.budget_usd, tokens=config.generation.budget_tokens, prices=prices)
+    engine = open_engine(settings)
+    directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True)
+    try:
+        return _in_directory(config, mark, directory, overrides, engine, budget, prices, sources)
+    finally:
+        directory.close()
+
+
+def open_engine(settings: EngineSettings) -> Engine:
+    """The engine, its module imported now: none is wanted for `--help` or a static check."""
+    from alpaca.engines.opening import open_engine as opened
+
+    try:
+        return opened(settings)
+    except UserError as error:
+        raise _in_our_words(error) from None
+
+
+def _in_our_words(error: UserError) -> UserError:
+    """An engine knows its settings by their own names; the user types them with the section in front."""
+    return UserError(_ENGINE_KEYS.sub(r"generation.\1", str(error)))
+
+
+def _in_directory(
+    config: Config,
+    mark: str,
+    directory: RunDirectory,
+    overrides: list[str],
+    engine: Engine,
+    budget: Budget,
+    prices: Prices | None,
+    sources: Sequence[Row],
+) -> dict[str, Any]:
+    filled = config.generation
+    terminal = Terminal(directory.path / "run.log")
+    keeps = filled.engine == "openai_batch"
+    began = _began(directory.path)
+    ledger = Ledger(directory.path, keeps_under_way=keeps)  # before the settings: a directory is known by both
+    (directory.path / "summary.json").unlink(missing_ok=True)
+    directory.write_settings(config, overrides)
+    directory.write_environment(device="none", precision="none", world_size=1, choices={"began": began})
+    tracker = WandbRun(config, directory.path, {"signature": mark}, terminal.warn, job_type="generate")
+    pipeline = Pipeline(
+        engine,
+        ledger,
+        budget,
+        prices,
+        concurrency=filled.concurrency or 1,
+        give_up_after=filled.give_up_after,
+        keeps_under_way=keeps,
+        say=terminal.warn,
+    )
+    job = _Job(config, filled, prices, budget, ledger, terminal, tracker, pipeline, sources, [])
+    _announce(job, mark, directory.path)
+    status, reason = FAILED, ""
+    try:
+        asyncio.run(_all_stages(job, engine))
+        status = FINISHED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        raise
+    except UserError as error:
+        reason = str(_in_our_words(error))
+        raise UserError(reason) from None
+    except RunFailed as error:
+        reason = str(error)
+        raise
+    except OSError as error:
+        reason = _no_room(error, directory.path)
+        raise RunFailed(reason) from None
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        ledger.close()
+        summary = _close(job, mark, directory, began, status, reason)
+        terminal.close()
+    return summary
+
+
+def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: str, reason: str) -> dict[str, Any]:
+    """Write the result, whole or as far as it came, and close terminal and tracker."""
+    result = Result(
+        rows=job.rows,
+        kept=job.kept,
+        filled=job.filled,
+        tally=job.pipeline.tally,
+        budget=job.budget,
+        prices=job.prices,
+        requests=job.pipeline.sent,
+        licence=licence_of(job.filled),
+        diversity=diversity_of(job.rows),
+    )
+    summary = {"signature": mark, "began": began, **result.summary(), **({"error": reason} if reason else {})}
+    try:
+        result.write(directory.path, (began, time.strftime("%Y-%m-%d")), status, mark)
+        directory.finish(status, summary)
+    except OSError as error:  # a full disk may refuse even this; without a summary nothing is finished
+        if status == FINISHED:
+            job.tracker.finish(1, {})
+            raise RunFailed(_no_room(error, directory.path)) from None
+    if status == FINISHED:
+        reporting.show(result, directory.path, job.terminal)
+    else:
+        word = "interrupted" if status == INTERRUPTED else "stopped"
+        job.terminal.print(
+            f"[yellow]{word}[/] with {job.kept:,} tasks kept; the same command continues in "
+            f"{escape(str(directory.path))}"
+        )
+    reporting.track(result, job.config, directory.path, job.tracker, mark)
+    job.tracker.finish(0 if status == FINISHED else 1, {"status": status, **summary})
+    return {"status": status, **summary}
+
+
+def _no_room(error: OSError, folder: Path) -> str:
+    return f"{error.filename or folder}: {error.strerror or error}; free space and give the same command again"
+
+
+async def _all_stages(job: _Job, engine: Engine) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
+        loop.add_signal_handler(signal.SIGINT, job.pipeline.interrupt)
+    try:
+        filled = job.filled
+        if filled.mode == REANSWER:
+            given = list(job.sources[: filled.target])
+            answers = AnswerStage(filled, given, filled.responses_per_instruction, fresh=True)
+            await _one_stage(job, answers, lambda: _answered(job, given, answers))
+            return
+        tasks = TaskStage(filled, job.sources)
+        await _one_stage(job, tasks, lambda: _made(job, tasks))
+        if filled.responses_per_instruction > 1:
+            given = tasks.rows[: tasks.target]
+            further = AnswerStage(filled, given, filled.responses_per_instruction - 1, fresh=False)
+            await _one_stage(job, further, lambda: _extended(job, given, further))
+    finally:
+        with contextlib.suppress(Exception):
+            await engine.close()
+
+
+async def _one_stage(job: _Job, stage: Stage, collect: Any) -> None:
+    """Run a stage with its bar; whatever happens, what it kept is collected."""
+    progress = reporting.Progress(job.terminal, job.tracker, job.pipeline.tally, job.budget, job.prices)
+    job.pipeline.report = progress.report
+    if not job.ledger.past.outcomes:
+        progress.begin(stage)
+    try:
+        await job.pipeline.run(stage)
+    finally:
+        progress.close(stage)
+        collect()
+
+
+def _made(job: _Job, stage: TaskStage) -> None:
+    job.rows = stage.rows[: stage.target]
+    job.kept = len(job.rows)
+
+
+def _answered(job: _Job, given: Sequence[Row], stage: AnswerStage) -> None:
+    pairs = zip(given, stage.outputs, strict=False)
+    job.rows = [replace(row, output=output) for row, outputs in pairs for output in outputs]
+    job.kept = sum(bool(outputs) for outputs in stage.outputs)
+
+
+def _extended(job: _Job, given: Sequence[Row], stage: AnswerStage) -> None:
+    outputs = [*stage.outputs, *([] for _ in range(len(given) - len(stage.outputs)))]
+    job.rows = [
+        replace(row, output=output) for row, more in zip(given, outputs, strict=True) for output in (row.output, *more)
+    ]
+
+
+def _sources(filled: GenerationConfig) -> Sequence[Row]:
+    """Seeds, or the rows that are evolved or answered anew."""
+    if filled.mode == SELF_INSTRUCT:
+        return load_seeds(filled.seeds)
+    from alpaca.data import sources
+
+    section = DataSourceConfig(name=f"generation.path of mode={filled.mode}", path=filled.path, columns=filled.columns)
+    try:
+        rows = sources.load(section).rows
+    except UserError as error:
+        raise UserError(str(error).replace("data_source.path", "generation.path")) from None
+    return [row for row in rows if row.instruction.strip()] if filled.mode == EVOLVE else rows
+
+
+def _began(folder: Path) -> str:
+    """The day of the first process of this generation."""
+    recorded = read_json(folder / "env.json").get("automatic") or {}
+    return str(recorded.get("began") or time.strftime("%Y-%m-%d"))
+
+
+def _announce(job: _Job, mark: str, folder: Path) -> None:
+    filled, past = job.filled, job.ledger.past
+    say = job.terminal.print
+    say(f"[bold]generation[/] {mark} in {escape(str(folder))}")
+    count = f"{filled.target:,} tasks" if filled.target is not None else f"{len(job.sources):,} rows"
+    asked = f"{count} of {escape(str(filled.model))}, engine {filled.engine}, {filled.concurrency} at once"
+    say(f"[bold]asked[/]      {asked}")
+    limits = [
+        f"${filled.budget_usd:g}" if filled.budget_usd else "",
+        f"{filled.budget_tokens:,} tokens" if filled.budget_tokens else "",
+    ]
+    price = (
+        "no price known"
+        if job.prices is None
+        else (f"${job.prices.prompt:g} and ${job.prices.completion:g} for a million tokens ({job.prices.source})")
+    )
+    say(f"[bold]money[/]      {price}; limit {' and '.join(filter(None, limits)) or 'none'}")
+    if past.sent:
+        say(
+            f"[bold]continued[/]  {len(past.outcomes):,} of {past.sent:,} requests are in the ledger, "
+            f"{past.spent.total:,} tokens, at most {past.lost.total:,} lost"
+        )

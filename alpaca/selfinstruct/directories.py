@@ -1,0 +1,102 @@
+"""Which directory a generation works in: a finished one of the same signature is reused, an unfinished one continued.
+
+The signature leaves out what cannot change the data, so a higher budget or another concurrency goes on
+in the same place. A directory that the user names may also be extended: everything but the target must
+be as it was.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alpaca.config import Config, GenerationConfig
+from alpaca.errors import UserError
+from alpaca.licences import UNKNOWN
+from alpaca.selfinstruct.ledger import REQUESTS
+from alpaca.selfinstruct.settings import resolved
+from alpaca.signature import GENERATED, generation_signature
+from alpaca.tracking.run_directory import FINISHED, read_json, status
+
+OUTPUTS = Path("outputs")
+
+
+def directory(config: Config, started: str, *, named: str | None = None) -> Path:
+    """The folder for this generation: `named`, or one of the same signature under outputs/, or a new one.
+
+    A finished one comes before an unfinished one, and of equals the newest.
+    """
+    if named:
+        return Path(named).expanduser()
+    mark = generation_signature(config.generation)
+    existing = sorted(
+        (folder for folder in OUTPUTS.glob(f"*/*-{mark}") if (folder / "config.yaml").is_file()),
+        key=lambda folder: (status(folder) == FINISHED, folder.name),
+    )
+    return existing[-1] if existing else OUTPUTS / config.name / f"{started}-{mark}"
+
+
+def with_finished_data(config: Config, started: str) -> Config:
+    """The config with the finished generation of its settings as data, where it wants one and there is one."""
+    if config.data_source.path != GENERATED or status(place := directory(config, started)) != FINISHED:
+        return config
+    return trained_on(config, place)
+
+
+def trained_on(config: Config, place: Path) -> Config:
+    """The config with the finished generation in `place` as its data, and what is known about its licence."""
+    found, source = summary(place), config.data_source
+    known = {key: found[key] for key in ("license", "license_note")} if source.license == UNKNOWN else {}
+    return replace(config, data_source=replace(source, path=f"{GENERATED}{place.absolute()}", **known))
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """`summary.json`, empty where there is none."""
+    return read_json(folder / "summary.json")
+
+
+def check_same(folder: Path, generation: GenerationConfig) -> None:
+    """Refuse a directory whose generation is another one than `generation`, but for a target that has grown.
+
+    Raises:
+        UserError: it holds something else than a generation, one with other settings, or more tasks than wanted.
+    """
+    if not (folder / "config.yaml").is_file():
+        return
+    if not (folder / REQUESTS).is_file():
+        raise UserError(f"output_dir={folder}: it holds no generation; choose another folder")
+    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("generation") or {}
+    now = resolved(generation)
+    wanted, had = now.target, before.get("target")
+    if None not in (wanted, had) and wanted < had and (kept := _kept(folder)) > wanted:  # type: ignore[operator]
+        raise UserError(
+            f"generation.target={wanted}: {folder} has {kept:,} tasks already; "
+            f"set generation.target={kept} or more, or another output_dir=DIR"
+        )
+    if difference := _difference(before, now):
+        raise UserError(
+            f"output_dir={folder}: it was begun with {difference}; give the same to continue, or another output_dir=DIR"
+        )
+
+
+def _kept(folder: Path) -> int:
+    """Kept tasks, counted in the ledger, which is right even after a crash; never above the target of that time."""
+    try:
+        with (folder / "tasks.jsonl").open("rb") as stream:
+            return sum(b'"verdict": "kept"' in line and line.startswith(b'{"request": "task-') for line in stream)
+    except OSError:
+        return 0
+
+
+def _difference(before: dict[str, Any], now: GenerationConfig) -> str:
+    """The first setting that changes the data and is not as it was, as KEY=VALUE of that time; "" for none."""
+    from alpaca.signature import marked_for_generation
+
+    for key, value in marked_for_generation(now):
+        part: Any = before
+        for name in key.split("."):
+            part = part.get(name) if isinstance(part, dict) else None
+        if key != "target" and part != value:
+            return f"generation.{key}={part}"
+    return ""

@@ -1,0 +1,90 @@
+"""Structured output to tasks: JSON as models write it: fences, trailing commas, talk around it, its end missing.
+
+Objects that have an `instruction` are tasks wherever they stand; the rest of the text is a problem of
+its own only where no task was found at all.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from alpaca.selfinstruct.parsing import CUT, NOT_TEXT, OUTSIDE, Parsed, whole
+
+NOT_JSON = "not readable as JSON"
+_FIELDS = ("instruction", "input", "output")
+_DECODER = json.JSONDecoder(strict=False)  # line ends inside texts are no reason to lose a task
+
+
+def parse_json(text: str, *, cut: bool) -> list[Parsed]:
+    """The tasks of a response, in order; a response cut by length loses its last task only where that is incomplete.
+
+    JSON shows by itself what is complete: an object that closes is whole, whatever came after it.
+    """
+    cleaned = _without_trailing_commas(text)
+    found: list[Parsed] = []
+    position = 0
+    while (start := cleaned.find("{", position)) >= 0:
+        try:
+            value, end = _DECODER.raw_decode(cleaned, start)
+        except (ValueError, RecursionError):
+            position = start + 1
+            if _looks_like_task(cleaned, start):
+                stop = cleaned.find("{", position)
+                raw = cleaned[start : stop if stop >= 0 else len(cleaned)].strip()
+                found.append(Parsed(problem=CUT if cut and stop < 0 else NOT_JSON, raw=raw))
+            continue
+        found += _tasks(value)
+        position = end
+    if not found and text.strip():
+        found.append(Parsed(problem=CUT if cut else OUTSIDE, raw=text.strip()))
+    return found
+
+
+def _tasks(value: Any) -> Iterator[Parsed]:
+    """Tasks inside a decoded value, depth first; iterative, since depth is the model's choice."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict) and "instruction" in item:
+            yield _task(item)
+        elif isinstance(item, dict):
+            waiting += reversed(list(item.values()))
+        elif isinstance(item, list):
+            waiting += reversed(item)
+
+
+def _task(item: dict[str, Any]) -> Parsed:
+    texts = [item.get(name) for name in _FIELDS]
+    if any(not isinstance(text, str) and text is not None for text in texts):
+        return Parsed(problem=NOT_TEXT, raw=json.dumps(item))
+    return whole(texts[0] or "", texts[1] or "", texts[2] or "", 0, "")
+
+
+def _looks_like_task(text: str, start: int) -> bool:
+    return text[start + 1 :].lstrip()[:13].lower() == '"instruction"'
+
+
+def _without_trailing_commas(text: str) -> str:
+    """Commas before a closing bracket become blanks, outside of texts; everything keeps its place."""
+    result = list(text)
+    inside = escaped = False
+    comma = -1
+    for place, character in enumerate(text):
+        if inside:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                inside = False
+        elif character == '"':
+            inside, comma = True, -1
+        elif character == ",":
+            comma = place
+        elif character in "]}":
+            if comma >= 0:
+                result[comma] = " "
+            comma = -1
+        elif not character.isspace():
+            comma = -1
+    return "".join(result)

@@ -1,0 +1,277 @@
+"""Asking, in any order; taking, in the order of requests: the loop between a stage, an engine and the ledger.
+
+Money first: a request goes out only when the budget holds its most, and its answer is on disk before
+it counts. What the ledger already has is taken from there and not asked again. When the loop ends early
+(interrupt, budget, a refusal) it waits for the requests under way, which are paid for, and retries none.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from alpaca.engines.budget import Budget, Reservation
+from alpaca.engines.exchange import Engine, Request, RequestLost, Usage
+from alpaca.engines.prices import Prices
+from alpaca.errors import RunFailed, UserError
+from alpaca.selfinstruct.judging import KEPT, Judged
+from alpaca.selfinstruct.ledger import Ledger, Outcome, digest
+from alpaca.selfinstruct.stages import Stage
+
+
+class BudgetSpent(RunFailed):
+    """The budget does not hold another request."""
+
+
+@dataclass
+class Tally:
+    """What happened so far, earlier processes included.
+
+    Attributes:
+        verdicts: candidates by verdict.
+        answered: requests taken with an answer; `unanswered` without one.
+        similarities: of each candidate that novelty looked at, the highest ROUGE-L F, and whether it was kept.
+        replayed: requests taken from the ledger.
+    """
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    answered: int = 0
+    unanswered: int = 0
+    replayed: int = 0
+    similarities: list[tuple[float, bool]] = field(default_factory=list)
+
+    @property
+    def candidates(self) -> int:
+        """All candidates that were judged."""
+        return self.verdicts.total()
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the candidates that were kept."""
+        return self.verdicts[KEPT] / self.candidates if self.candidates else 0.0
+
+
+class Pipeline:
+    """One generation at work; its stages run one after another on the same budget and ledger.
+
+    Attributes:
+        tally: what happened so far.
+        sent: requests that went out, in earlier processes too.
+        report: called after each request taken.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        budget: Budget,
+        prices: Prices | None,
+        *,
+        concurrency: int,
+        give_up_after: int,
+        keeps_under_way: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        """Nothing is asked yet; what the ledger says was spent is booked into the budget.
+
+        Args:
+            keeps_under_way: the engine finds its requests again after a restart, so nobody waits for them.
+            say: a line for the user.
+        """
+        self.tally = Tally()
+        self._engine, self._ledger, self._budget, self._prices = engine, ledger, budget, prices
+        self._concurrency, self._give_up_after = concurrency, give_up_after
+        self._keeps, self._say = keeps_under_way, say
+        self.report: Callable[[Stage], None] = lambda stage: None
+        self.sent = ledger.past.sent
+        self._under_way: dict[asyncio.Task[Outcome], int] = {}
+        self._stopping: asyncio.Event = asyncio.Event()
+        self._barren = self._silent = 0
+        self._ending = False
+        budget.book(ledger.past.spent, ledger.past.lost)
+
+    def interrupt(self) -> None:
+        """Ask for nothing more and end when what is under way has arrived; a second time ends at once."""
+        if self._stopping.is_set() or self._keeps:
+            for task in self._under_way:
+                task.cancel()
+        elif self._under_way:
+            self._say(f"interrupted: waiting for {len(self._under_way)} answers under way; Ctrl-C again stops at once")
+        self._stopping.set()
+
+    async def run(self, stage: Stage) -> None:
+        """Ask until the stage is done.
+
+        Raises:
+            BudgetSpent: no room for another request.
+            RunFailed: nothing was kept, or nothing answered, for too many requests in a row.
+            UserError: what no retry mends: key, model, quota, a ledger made by other settings.
+            KeyboardInterrupt: `interrupt` was called.
+        """
+        past = self._past_of(stage)
+        arrived: dict[int, Outcome] = {}
+        taken = sent = 0
+        self._barren = self._silent = 0
+        self._ending = False
+        try:
+            while not stage.done:
+                while taken in arrived and not (stage.done or self._stopping.is_set()):
+                    self._take(stage, taken, arrived.pop(taken))
+                    taken += 1
+                    await asyncio.sleep(0)  # a long replay hears an interrupt too
+                if stage.done or self._stopping.is_set():
+                    break
+                sent = self._ask_ahead(stage, sent, past, arrived)
+                if taken in arrived:
+                    continue
+                if not self._under_way:
+                    raise BudgetSpent(self._spent(stage))
+                for task in await self._some_finished():
+                    k = self._under_way.pop(task)
+                    if not task.cancelled():
+                        arrived[k] = task.result()
+        finally:
+            await self._drain()
+        if self._stopping.is_set() and not stage.done:
+            raise KeyboardInterrupt
+
+    def _past_of(self, stage: Stage) -> dict[int, Outcome]:
+        """What the ledger has of this stage; requests lost after the last answered one are asked again."""
+        opening = f"{stage.prefix}-"
+        outcomes = {
+            int(name.removeprefix(opening)): outcome
+            for name, outcome in self._ledger.past.outcomes.items()
+            if name.startswith(opening)
+        }
+        last = max((k for k, outcome in outcomes.items() if not outcome.lost), default=-1)
+        return {k: outcome for k, outcome in outcomes.items() if k <= last}
+
+    def _ask_ahead(self, stage: Stage, sent: int, past: dict[int, Outcome], arrived: dict[int, Outcome]) -> int:
+        """Send what may be sent, with what the ledger has in between; returns the number of the next request."""
+        while stage.ready(sent):
+            if sent in past:
+                arrived[sent] = self._replay(stage.request(sent), past.pop(sent))
+            elif not self._may_send(stage, len(arrived)) or not self._send(stage.request(sent), sent):
+                break
+            sent += 1
+        return sent
+
+    def _may_send(self, stage: Stage, waiting: int) -> bool:
+        """Whether one more request under way is of use: enough for the target, and no more at once than allowed."""
+        under_way = len(self._under_way)
+        return under_way < self._concurrency and under_way + waiting < stage.wanted()
+
+    def _send(self, request: Request, k: int) -> bool:
+        most = self._engine.most(request)
+        reservation = self._budget.reserve(most)
+        if reservation is None:
+            return False
+        self._ledger.sent(request, most)
+        self.sent += 1
+        self._under_way[asyncio.create_task(self._ask(request, most, reservation))] = k
+        return True
+
+    async def _ask(self, request: Request, most: Usage, reservation: Reservation) -> Outcome:
+        lost, asked = Usage(), digest(request)
+
+        def pay_again(so_far: Usage) -> bool:
+            nonlocal lost
+            lost = so_far
+            if self._ending or self._stopping.is_set() or not reservation.allows_retry(so_far):
+                return False
+            self._ledger.retry(request, so_far)
+            return True
+
+        try:
+            reply = await self._engine.answer(request, before_retry=pay_again)
+        except RequestLost as error:
+            self._budget.settle(reservation, Usage(), error.lost)
+            self._ledger.lost(error, asked, self._cost(error.lost), time.time())
+            return Outcome((), asked, lost=True)
+        except UserError as error:
+            self._budget.settle(reservation, Usage(), lost)
+            self._ledger.refused(request, str(error), lost)
+            raise
+        except BaseException:  # cancelled: nobody will know what it cost
+            self._budget.settle(reservation, Usage(), Usage() if self._keeps else lost + most)
+            raise
+        self._budget.settle(reservation, reply.usage, reply.lost)
+        self._ledger.answered(reply, asked, self._cost(reply.usage), self._cost(reply.lost), time.time())
+        return Outcome(reply.answers, asked)
+
+    def _replay(self, request: Request, outcome: Outcome) -> Outcome:
+        if outcome.digest != digest(request):
+            raise UserError(
+                f"requests.jsonl: {request.id} asked something else than these settings ask; continue with the "
+                "settings and the version that began it, or start anew with another output_dir=DIR"
+            )
+        self.tally.replayed += 1
+        return outcome
+
+    def _take(self, stage: Stage, k: int, outcome: Outcome) -> None:
+        judged = stage.take(k, outcome.answers)
+        self._ledger.judged(f"{stage.prefix}-{k:06d}", judged)
+        self._count(judged, outcome)
+        self.report(stage)
+        if stage.done:
+            return
+        if self._silent >= self._give_up_after:
+            raise RunFailed(
+                f"{self._silent} requests in a row were lost after all their retries: the server gives no answers; "
+                "the same command continues from here once it does"
+            )
+        if self._barren >= self._give_up_after:
+            reasons = [(name, count) for name, count in self.tally.verdicts.most_common() if name != KEPT][:3]
+            named = ", ".join(f"{name} ({count:,})" for name, count in reasons) or "empty answers"
+            raise RunFailed(
+                f"nothing was kept from the last {self._barren} requests ({stage.kept:,} of {stage.target:,} so far); "
+                f"most often: {named}. Look into tasks.jsonl, change prompt, model or filters, or go on with "
+                f"generation.give_up_after={self._barren * 4}"
+            )
+
+    def _count(self, judged: list[Judged], outcome: Outcome) -> None:
+        tally, kept = self.tally, False
+        for one in judged:
+            tally.verdicts[one.verdict] += 1
+            kept = kept or one.verdict == KEPT
+            if "similarity" in one.facts:
+                tally.similarities.append((one.facts["similarity"], one.verdict == KEPT))
+        if outcome.lost:
+            tally.unanswered += 1
+            self._silent += 1
+            return
+        tally.answered += 1
+        self._silent = 0
+        self._barren = 0 if kept else self._barren + 1
+
+    async def _some_finished(self) -> set[asyncio.Task[Outcome]]:
+        """Wait for an answer or for the interrupt; a fatal error of a request is raised here."""
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            finished, _ = await asyncio.wait({*self._under_way, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        return {task for task in self._under_way if task in finished}
+
+    async def _drain(self) -> None:
+        """End what is under way: wait for it, or let go of it where the engine finds it again."""
+        self._ending = True
+        if self._keeps:
+            for task in self._under_way:
+                task.cancel()
+        if self._under_way:
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._under_way.clear()
+
+    def _cost(self, usage: Usage) -> float | None:
+        return None if self._prices is None else self._prices.cost(usage)
+
+    def _spent(self, stage: Stage) -> str:
+        budget = self._budget
+        used = budget.spent + budget.lost
+        dollars = f"${budget.dollars:.4f} and " if budget.dollars is not None else ""
+        return (
+            f"the budget holds no further request: {stage.kept:,} of {stage.target:,} after {dollars}{used.total:,} "
+            "tokens; raise generation.budget_usd or generation.budget_tokens and give the same command to continue"
+        )

@@ -1,0 +1,59 @@
+"""What each kind of failure means: for the request, for the bill, for everything that is still to be asked."""
+
+import pytest
+
+from alpaca.engines.failures import Target, of_broken_connection, of_status, retry_after_s
+
+TARGET = Target("m", "example.org", "sk-secret")
+
+
+@pytest.mark.parametrize(("status", "billed", "throttled"), [
+    (408, False, False), (409, False, False), (429, False, True), (503, False, False), (529, False, True),
+    (500, True, False), (502, True, False), (504, True, False), (524, True, False),
+])  # fmt: skip
+def test_what_may_pass_is_retried_and_only_work_that_was_begun_is_billed(status: int, billed: bool, throttled: bool):
+    failure = of_status(status, {}, '{"error": {"message": "later"}}', TARGET)
+    assert (failure.next, failure.billed, failure.throttled) == ("retry", billed, throttled)
+
+
+@pytest.mark.parametrize(("status", "error", "words"), [
+    (401, '{"error": {"message": "Incorrect API key provided: sk-secret"}}', "OPENAI_API_KEY"),
+    (403, '{"error": {"message": "no access for sk-secret"}}', "does not let this key use it"),
+    (404, "<html>not here</html>", "check model, and base_url"),
+    (402, "{}", "quota or credit is used up"),
+    (429, '{"error": {"code": "insufficient_quota", "message": "pay"}}', "quota or credit is used up"),
+    (429, '{"error": {"type": "billing_not_active"}}', "quota or credit is used up"),
+    (400, '{"error": {"message": "n is too large"}}', "n is too large"),
+    (422, '{"detail": "bad"}', "refuses the request"),
+])  # fmt: skip
+def test_what_no_retry_mends_stops_with_one_line_without_the_key(status: int, error: str, words: str):
+    failure = of_status(status, {}, error, TARGET)
+    assert (failure.next, failure.billed) == ("stop", False)
+    assert words in failure.reason
+    assert "\n" not in failure.reason
+    assert "sk-secret" not in failure.reason
+
+
+@pytest.mark.parametrize(("status", "error"), [
+    (400, '{"error": {"code": "context_length_exceeded", "message": "too long"}}'),
+    (400, '{"error": {"code": "content_policy_violation"}}'),
+    (413, ""),
+])  # fmt: skip
+def test_a_request_that_is_itself_the_reason_is_given_up_alone(status: int, error: str):
+    assert of_status(status, {}, error, TARGET).next == "lose"
+
+
+def test_a_connection_that_was_never_made_costs_nothing_and_one_that_broke_may():
+    unmade = of_broken_connection(["APIConnectionError", "ConnectError"], TARGET)
+    assert (unmade.next, unmade.billed, unmade.reached) == ("retry", False, False)
+    broken = of_broken_connection(["APIConnectionError", "ReadError"], TARGET)
+    assert (broken.next, broken.billed, broken.reached) == ("retry", True, True)
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [
+    ({"retry-after": "7"}, 7), ({"retry-after": "0.5"}, 0.5), ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+    ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40), ({"retry-after": "Thu, 01 Jan 1970 00:00:10 GMT"}, 0),
+    ({"retry-after": "86400"}, 3600), ({}, None), ({"retry-after": "soon"}, None), ({"retry-after": "-5"}, None),
+])  # fmt: skip
+def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], seconds: float | None):
+    assert retry_after_s(headers, now=60.0) == seconds
