@@ -38,10 +38,16 @@ OPEN_KEYS = (
 )
 INTERRUPTED = 130  # the shell's status for Ctrl-C
 
-# At import, not in a command: a launcher's process on another machine imports this module and nothing else of ours.
-OmegaConf.register_new_resolver(
-    "sweep_dir", lambda *, _root_: str(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name), replace=True
-)
+
+def register_sweep_dir() -> None:
+    """Where a multirun goes: `output_dir`, else `outputs/sweeps/<name>`."""
+    OmegaConf.register_new_resolver(
+        "sweep_dir", lambda *, _root_: str(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name), replace=True
+    )
+
+
+# At import too: a launcher's process on another machine imports this module and runs none of our commands.
+register_sweep_dir()
 
 
 def typed(config: DictConfig) -> Config:

@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     OmegaConf.register_new_resolver(
         "run_dir", lambda *, _root_: str(run_directory(_checked(_root_), started)), replace=True
     )
+    cli.register_sweep_dir()
     single: list[int] = []
     refused: list[int] = []
     jobs, same = Jobs(), cli.unswept_keys(list(sys.argv[1:] if argv is None else argv))

@@ -64,8 +64,9 @@ def read_record(directory: Path) -> Record:
         raise UserError(f"{directory}: no run directory (it has no config.yaml); give a folder that a run wrote")
     summary = _json(directory / "summary.json")
     if summary.get("status") != "finished" or not (directory / MODEL).is_dir():
+        found = summary.get("status", "killed, or still running")
         raise UserError(
-            f"{directory}: the run is not finished (status {summary.get('status', 'killed, or still running')}), so it has no result; "
+            f"{directory}: the run is not finished (status {found}), so it has no result; "
             "the same command goes on with it"
         )
     try:
