@@ -227,7 +227,7 @@ def _ours(config: Any, compute: Any, prepared: Any, model: Any, *_: Any) -> tupl
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     keeps: Any = written
-    session = Session(config, compute, keeps, Terminal(silent=True), keeps, world, Stopping(), Beats(world))
+    session = Session(config, compute, keeps, Terminal(silent=True), keeps, world, Stopping(), Beats(world, 600))
     progress = Progress(0, optimizer, LossScale.of(compute.precision))
     train(session, model, Steps(prepared.train, prepared.plan, layout), progress, meter)
     return written.rates, written.losses

@@ -1,5 +1,6 @@
 """Whatever goes wrong, the run ends with one line that says what, and nothing half-done passes for whole."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,8 +9,10 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment
@@ -65,6 +68,32 @@ def test_a_killed_rank_is_named_with_its_signal(workplace: Path):
     assert the_line(outcome) == ("alpaca: rank 1 was killed by SIGKILL; the system does that when memory runs out")
     assert outcome.summary["status"] == "failed"
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 3.0])
+def test_ranks_die_with_a_launcher_that_is_killed_while_they_start(wait_s: float, workplace: Path):
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "alpaca.run", *LONG, *DDP], cwd=workplace, env=command_environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    ranks: list[psutil.Process] = []
+    while len(ranks) < 2:
+        assert launcher.poll() is None
+        time.sleep(0.01)
+        ranks = [each for each in psutil.Process(launcher.pid).children(recursive=True) if is_rank(each)]
+    time.sleep(wait_s)
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    for each in alive:
+        each.kill()
+    assert not alive
+
+
+def is_rank(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any("rank_process" in part for part in process.cmdline())
+    return False
 
 
 def test_a_rank_that_stands_still_is_named(workplace: Path):

@@ -170,6 +170,17 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_line(workplace: Path):
     assert f"from {older.name}:" in outcome.out
 
 
+def test_a_named_run_without_a_whole_checkpoint_is_not_begun_anew(workplace: Path):
+    begun = interrupted(workplace)
+    for each in begun.glob("checkpoints/step-*/rank-0.safetensors"):
+        each.write_bytes(b"")
+    before = (begun / "metrics.jsonl").read_text()
+    outcome = alpaca_run(workplace, *LONG, f"train.resume={begun}")
+    assert outcome.status == 2
+    assert "it has no whole checkpoint to go on from" in outcome.err
+    assert (begun / "metrics.jsonl").read_text() == before
+
+
 def test_flipped_bits_are_noticed(workplace: Path):
     begun = interrupted(workplace)
     newest = max(begun.glob("checkpoints/step-*"), key=lambda each: int(each.name[5:]))
