@@ -47,8 +47,11 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.suppress(OSError):
                 place.rmdir()  # Hydra numbers its folders; ours say what differs
             try:
-                _start(jobs, _checked(composed), overrides, same, place.parent, hydra.job.num)
-            except UserError as error:  # this job cannot run, others may
+                config = _checked(composed)
+                if config.data_source.path == GENERATED:  # once, before jobs that want the same begin side by side
+                    _with_generated_data(config, started, overrides)
+                _start(jobs, config, overrides, same, place.parent, hydra.job.num)
+            except (UserError, RunFailed) as error:  # this job cannot run, others may
                 refused.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
             if not str(hydra.launcher._target_).endswith("BasicLauncher"):  # on another machine: only errors come back
                 jobs.finish()

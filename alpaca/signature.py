@@ -115,7 +115,10 @@ def _generation_behind(config: Config) -> str:
     if not folder:
         return generation_signature(config.generation)
     try:
-        return str(json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))["signature"])
+        found = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+        if found["status"] != "finished":
+            raise ValueError(found["status"])
+        return str(found["signature"])
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"data_source.path={GENERATED}{folder}: no finished generation there; give the folder of one"

@@ -14,8 +14,18 @@ from typing import Any, Literal
 TOO_BUSY = (408, 409, 425, 429)
 UNBILLED_5XX = (501, 503, 529)  # refused before work: not implemented, overloaded
 LONGEST_WAIT_S = 3600.0  # of a server's Retry-After; a limit that lasts longer is met by asking again
-_NO_MONEY = ("insufficient_quota", "billing", "credit", "payment", "exceeded your current quota")
-_ONLY_THIS_REQUEST = ("context_length", "context length", "content_filter", "content_policy", "invalid_prompt")
+_NO_MONEY = ("insufficient_quota", "billing")  # codes; a rate limit's advice may speak of payment too
+_NO_MONEY_MESSAGE = "exceeded your current quota"
+_ONLY_THIS_REQUEST = (
+    "context_length",
+    "context length",
+    "context_size",
+    "context size",
+    "content_filter",
+    "content_policy",
+    "moderation",
+    "invalid_prompt",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,9 @@ def of_status(status: int, headers: Mapping[str, str], body: str, target: Target
     kind = f"{error.get('code', '')} {error.get('type', '')} {error.get('message', '')}".lower()
     said = target.clean(str(error.get("message") or ""))
     detail = f" ({said})" if said else ""
-    if status == 402 or (status in (403, 429) and any(sign in kind for sign in _NO_MONEY)):
+    codes = f"{error.get('code', '')} {error.get('type', '')}".lower()
+    no_money = any(sign in codes for sign in _NO_MONEY) or _NO_MONEY_MESSAGE in kind
+    if status == 402 or (status in (403, 429) and no_money):
         return Failure("stop", f"{target.host}: the account's quota or credit is used up{detail}; raise it there")
     if status in TOO_BUSY or status >= 500:
         return Failure(

@@ -51,6 +51,8 @@ class Dialect:
         for key in ("max_tokens", *LEAVABLE):
             if key not in sent or not (named == key or (not named and f"'{key}'" in message.replace('"', "'"))):
                 continue
+            if key == "max_tokens" and "messages" not in sent:
+                return None  # completions know no other name for it
             if key == "max_tokens":
                 self.length_key = "max_completion_tokens"
             else:
@@ -168,5 +170,6 @@ def _usage(given: Any, request: Request) -> Usage:
     counts = given if isinstance(given, dict) else {}
     prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
     if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
-        return Usage(prompt, completion)
+        total = counts.get("total_tokens")  # some servers count reasoning only here
+        return Usage(prompt, max(completion, total - prompt) if isinstance(total, int) else completion)
     return most_of(request)

@@ -26,11 +26,15 @@ _COMPARED = ("answer", "number", "verdict", "instruction", "input", "output")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request: its answers, or none when it was lost; `digest` is of what was asked."""
+    """What became of a request, in an earlier process if `replayed`: its answers, or none when it was lost.
+
+    `digest` is of what was asked.
+    """
 
     answers: tuple[Answer, ...]
     digest: str
     lost: bool = False
+    replayed: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _LABEL = re.compile(
 )
 _SEPARATOR = re.compile(r"[ \t]*+#{3,}[ \t]*+")
 _FENCE = re.compile(r"[ \t]*+(?:```|~~~)[ \t]*+[\w+-]*+[ \t]*+")
-_EMPTY_INPUT = re.compile(r"[\s\"'`*_.\-–—()\[\]]*")
+_EMPTY_INPUT = re.compile(r"\s*(?:[\"'`_.\-–—]{1,3}|\*\*|\(\s*\))?\s*")  # a dash or dots; not `.*`, `[]` or `(())`
 _NO_INPUT_OPENING = re.compile(r"\s*<\s*no[\s_-]?inputs?\s*/?>\s*", re.IGNORECASE)
 
 

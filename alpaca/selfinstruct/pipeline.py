@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alpaca.engines.budget import Budget, Reservation
 from alpaca.engines.exchange import Engine, Request, RequestLost, Usage
@@ -88,7 +88,7 @@ class Pipeline:
         self._under_way: dict[asyncio.Task[Outcome], int] = {}
         self._stopping: asyncio.Event = asyncio.Event()
         self._barren = self._silent = 0
-        self._ending = False
+        self._ending = self._done = False
         budget.book(ledger.past.spent, ledger.past.lost)
 
     def interrupt(self) -> None:
@@ -113,7 +113,7 @@ class Pipeline:
         arrived: dict[int, Outcome] = {}
         taken = sent = 0
         self._barren = self._silent = 0
-        self._ending = False
+        self._ending = self._done = False
         try:
             while not stage.done:
                 while taken in arrived and not (stage.done or self._stopping.is_set()):
@@ -132,6 +132,7 @@ class Pipeline:
                     if not task.cancelled():
                         arrived[k] = task.result()
         finally:
+            self._done = stage.done
             await self._drain()
         if self._stopping.is_set() and not stage.done:
             raise KeyboardInterrupt
@@ -173,12 +174,13 @@ class Pipeline:
         return True
 
     async def _ask(self, request: Request, most: Usage, reservation: Reservation) -> Outcome:
-        lost, asked = Usage(), digest(request)
+        lost, asked, let_go = Usage(), digest(request), False
 
         def pay_again(so_far: Usage) -> bool:
-            nonlocal lost
+            nonlocal lost, let_go
             lost = so_far
-            if self._ending or self._stopping.is_set() or not reservation.allows_retry(so_far):
+            let_go = self._ending or self._stopping.is_set()
+            if let_go or not reservation.allows_retry(so_far):
                 return False
             self._ledger.retry(request, so_far)
             return True
@@ -187,6 +189,9 @@ class Pipeline:
             reply = await self._engine.answer(request, before_retry=pay_again)
         except RequestLost as error:
             self._budget.settle(reservation, Usage(), error.lost)
+            if let_go:  # not its fate: the next process asks it again
+                self._ledger.refused(request, "no retry after the end", error.lost)
+                return Outcome((), asked, lost=True)
             self._ledger.lost(error, asked, self._cost(error.lost), time.time())
             return Outcome((), asked, lost=True)
         except UserError as error:
@@ -194,7 +199,10 @@ class Pipeline:
             self._ledger.refused(request, str(error), lost)
             raise
         except BaseException:  # cancelled: nobody will know what it cost
-            self._budget.settle(reservation, Usage(), Usage() if self._keeps else lost + most)
+            found_again = self._keeps and not self._done
+            self._budget.settle(reservation, Usage(), Usage() if found_again else lost + most)
+            if self._keeps and self._done:
+                self._ledger.refused(request, "not needed any more", lost + most)
             raise
         self._budget.settle(reservation, reply.usage, reply.lost)
         self._ledger.answered(reply, asked, self._cost(reply.usage), self._cost(reply.lost), time.time())
@@ -207,7 +215,7 @@ class Pipeline:
                 "settings and the version that began it, or start anew with another output_dir=DIR"
             )
         self.tally.replayed += 1
-        return outcome
+        return replace(outcome, replayed=True)
 
     def _take(self, stage: Stage, k: int, outcome: Outcome) -> None:
         judged = stage.take(k, outcome.answers)
@@ -239,7 +247,7 @@ class Pipeline:
                 tally.similarities.append((one.facts["similarity"], one.verdict == KEPT))
         if outcome.lost:
             tally.unanswered += 1
-            self._silent += 1
+            self._silent += not outcome.replayed  # a server that was down once may be up now
             return
         tally.answered += 1
         self._silent = 0

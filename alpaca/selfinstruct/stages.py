@@ -19,7 +19,7 @@ from alpaca.selfinstruct.parsing import Parsed, parse_answer, parse_list
 from alpaca.selfinstruct.parsing_json import parse_json
 from alpaca.selfinstruct.seeds import short_enough
 
-CUT_SHORT = ("length", "content_filter")  # finish reasons of answers whose end is missing
+WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "refusal")  # any other reason: the end is missing
 
 
 class Stage(Protocol):
@@ -150,7 +150,7 @@ class TaskStage:
         return parent, draw.choice(sorted(prompts.OPERATIONS))
 
     def _parsed(self, answer: Answer) -> list[Parsed]:
-        filled, cut = self._filled, answer.finish_reason in CUT_SHORT
+        filled, cut = self._filled, answer.finish_reason not in WHOLE
         if filled.mode == "evolve":
             return parse_list(answer.text, first=1 if filled.api == "completions" else None, cut=cut)
         if filled.prompt == "json":
@@ -198,7 +198,7 @@ class AnswerStage:
         row = self._given[k]
         others = set() if self._fresh else {normalise(row.output)}
         judged = [
-            self._judge.output(parse_answer(answer.text, row, cut=answer.finish_reason in CUT_SHORT), number, others)
+            self._judge.output(parse_answer(answer.text, row, cut=answer.finish_reason not in WHOLE), number, others)
             for number, answer in enumerate(answers)
         ]
         self.outputs.append([one.parsed.output for one in judged if one.verdict == KEPT])

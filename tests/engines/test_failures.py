@@ -1,5 +1,7 @@
 """What each kind of failure means: for the request, for the bill, for everything that is still to be asked."""
 
+import json
+
 import pytest
 
 from alpaca.engines.failures import Target, of_broken_connection, of_status, retry_after_s
@@ -57,3 +59,11 @@ def test_a_connection_that_was_never_made_costs_nothing_and_one_that_broke_may()
 ])  # fmt: skip
 def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], seconds: float | None):
     assert retry_after_s(headers, now=60.0) == seconds
+
+
+def test_a_rate_limit_that_advertises_payment_is_no_exhausted_quota():
+    advice = "Rate limit reached for requests. You can increase your rate limit by adding a payment method to billing."
+    body = json.dumps({"error": {"code": "rate_limit_exceeded", "type": "requests", "message": advice}})
+    assert of_status(429, {}, body, TARGET).next == "retry"
+    spent = json.dumps({"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}})
+    assert of_status(429, {}, spent, TARGET).next == "stop"

@@ -227,7 +227,7 @@ def test_lost_answers_are_in_their_own_column_and_the_rest_adds_up(tmp_path: Pat
     _, pipeline = generate(tmp_path, engine=engine, concurrency=32)
     records = lines(tmp_path / "requests.jsonl")
     delivered = sum((Usage(**line["usage"]) for line in records if line["event"] == "answer"), Usage())
-    lost = sum((Usage(**line["lost"]) for line in records if line["event"] in ("answer", "lost")), Usage())
+    lost = sum((Usage(**line["lost"]) for line in records if line["event"] in ("answer", "lost", "refused")), Usage())
     assert delivered + lost == engine.billed
     assert (pipeline._budget.spent, pipeline._budget.lost) == (delivered, lost)
     assert lost.total > 0

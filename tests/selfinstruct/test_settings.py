@@ -85,7 +85,7 @@ def test_a_training_run_has_the_signature_of_its_generation(tmp_path: Path):
     assert signature(config) != before
     config.generation = replace(BASE, concurrency=3)
     assert signature(config) == before
-    (tmp_path / "summary.json").write_text(json.dumps({"signature": generation_signature(BASE)}))
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished", "signature": generation_signature(BASE)}))
     config.data_source.path = f"{GENERATED}{tmp_path}"
     assert signature(config) == before
 
