@@ -24,6 +24,7 @@ from typing import Any
 from alpaca.cli import INTERRUPTED
 from alpaca.errors import RunFailed, UserError
 from alpaca.outside import Placement
+from alpaca.tracking.run_directory import write_text
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 START_S = 20  # from meeting to a rank's first sign of life
@@ -39,9 +40,7 @@ class Handover:
 
     def write(self, name: str, content: Any) -> None:
         """One JSON file, whole."""
-        beside = self.folder / f".{name}"
-        beside.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(beside, self.folder / name)
+        write_text(self.folder / name, json.dumps(content))
 
     def read(self, name: str) -> Any:
         """Its content, or None."""

@@ -46,6 +46,20 @@ def register_sweep_dir() -> None:
     )
 
 
+def register_run_dir(choose: Callable[[DictConfig], Path]) -> None:
+    """Where a single run goes, chosen from its composed config."""
+    OmegaConf.register_new_resolver("run_dir", lambda *, _root_: str(choose(_root_)), replace=True)
+
+
+def refuse_multirun(sentence: str) -> None:
+    """This command works on one config: `-m` and `sweep=` end with `sentence`."""
+
+    def refuse() -> str:
+        raise UserError(sentence)
+
+    OmegaConf.register_new_resolver("sweep_dir", refuse, replace=True)
+
+
 # At import too: a launcher's process on another machine imports this module and runs none of our commands.
 register_sweep_dir()
 

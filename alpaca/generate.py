@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alpaca import cli
 from alpaca.checks import check_ranges
@@ -43,10 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         print(TEXT.format(options=", ".join(groups()["generation"])), end="")
         return 0
     started = time.strftime("%Y%m%d-%H%M%S")
-    OmegaConf.register_new_resolver(
-        "run_dir", lambda *, _root_: str(_directory(_checked(_root_), started)), replace=True
-    )
-    OmegaConf.register_new_resolver("sweep_dir", lambda: _refuse_multirun(), replace=True)
+    cli.register_run_dir(lambda composed: _directory(_checked(composed), started))
+    cli.refuse_multirun("alpaca.generate makes one data set: leave out -m and sweep=, and give one value to each key")
     statuses: list[int] = []
 
     def job(composed: DictConfig) -> None:
@@ -67,10 +65,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _directory(config: Config, started: str) -> Path:
     return directory(config, started, named=config.output_dir)
-
-
-def _refuse_multirun() -> str:
-    raise UserError("alpaca.generate makes one data set: leave out -m and sweep=, and give one value to each key")
 
 
 def _checked(composed: DictConfig) -> Config:

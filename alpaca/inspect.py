@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alpaca import cli
 from alpaca.checks import check
@@ -31,10 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         allowed = limits(options.fail_on) if options.fail_on is not None else {}
     except UserError as error:
         return cli.fail(str(error), error.exit_status)
-    OmegaConf.register_new_resolver(
-        "run_dir", lambda *, _root_: str(_directory(_checked(_root_), started)), replace=True
+    cli.register_run_dir(lambda composed: _directory(_checked(composed), started))
+    cli.refuse_multirun(
+        "alpaca.inspect looks at one configuration: leave out -m and sweep=, and give one value to each key"
     )
-    OmegaConf.register_new_resolver("sweep_dir", lambda: _refuse_multirun(), replace=True)
     statuses: list[int] = []
 
     def job(composed: DictConfig) -> None:
@@ -81,12 +81,6 @@ def _directory(config: Config, started: str) -> Path:
         return Path(config.output_dir).expanduser()
     name = config.name if config.name != DEFAULT_NAME else config.data_source.name
     return Path("outputs") / "inspect" / f"{started}-{name}"
-
-
-def _refuse_multirun() -> str:
-    raise UserError(
-        "alpaca.inspect looks at one configuration: leave out -m and sweep=, and give one value to each key"
-    )
 
 
 def _checked(composed: DictConfig) -> Config:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from alpaca import cli
 from alpaca.checks import check
@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         print(help_text(), end="")
         return 0
     started = time.strftime("%Y%m%d-%H%M%S")
-    OmegaConf.register_new_resolver(
-        "run_dir", lambda *, _root_: str(run_directory(_checked(_root_), started)), replace=True
-    )
+    cli.register_run_dir(lambda composed: run_directory(_checked(composed), started))
     cli.register_sweep_dir()
     single: list[int] = []
     refused: list[int] = []

@@ -36,7 +36,12 @@ def signature(config: Config) -> str:
     Raises:
         UserError: a data file or packaged model that the config names is not there.
     """
-    return _hash(training_settings(config))
+    return signature_of(training_settings(config))
+
+
+def signature_of(settings: dict[str, Any]) -> str:
+    """The signature of what `training_settings` gave."""
+    return _hash(settings)
 
 
 def variant(config: Config) -> str:

@@ -70,7 +70,6 @@ class OpenAIBatch:
             RequestLost: it failed in two batches of this process.
             UserError: no request can succeed.
         """
-        started = time.monotonic()
         plain = wire.body_of(request, model=self.model, api=self._settings.api, dialect=wire.Dialect())
         digest = digest_of(self._server, self._path, request.id, plain)
         earlier = self._journal.holding(digest, self._server)
@@ -90,15 +89,7 @@ class OpenAIBatch:
             elif self._dialect.learn(outcome.error, body) is None:
                 attempts.wait_after(outcome)  # the next batch is wait enough
         answers, usage, model = outcome
-        return Reply(
-            request_id=request.id,
-            answers=answers,
-            usage=usage,
-            lost=attempts.lost,
-            attempts=attempts.made,
-            latency_s=time.monotonic() - started,
-            model=model or self.model,
-        )
+        return attempts.reply(answers, usage, model or self.model)
 
     async def close(self) -> None:
         """Stop looking; batches under way go on at the server and are collected after a restart."""

@@ -46,7 +46,6 @@ class OpenAIServer:
             RequestLost: all retries failed, or this request alone cannot be answered.
             UserError: no request can be; said again to every request after.
         """
-        started = time.monotonic()
         attempts = Attempts(
             request.id, self.most(request), self._settings.retries, before_retry, first_wait_s=self._first_wait_s
         )
@@ -57,15 +56,7 @@ class OpenAIServer:
                     await asyncio.sleep(attempts.wait_after(self._worded(outcome, attempts)))
                     continue
                 answers, usage, model = outcome
-                return Reply(
-                    request_id=request.id,
-                    answers=answers,
-                    usage=usage,
-                    lost=attempts.lost,
-                    attempts=attempts.made,
-                    latency_s=time.monotonic() - started,
-                    model=model or self.model,
-                )
+                return attempts.reply(answers, usage, model or self.model)
         except UserError as error:
             self._stopped = error
             raise

@@ -5,9 +5,10 @@ that failed together do not come back together), and are never shorter than the 
 """
 
 import random
+import time
 from dataclasses import dataclass, field
 
-from alpaca.engines.exchange import BeforeRetry, RequestLost, Usage
+from alpaca.engines.exchange import Answer, BeforeRetry, Reply, RequestLost, Usage
 from alpaca.engines.failures import Failure
 from alpaca.errors import UserError
 
@@ -34,6 +35,7 @@ class Attempts:
     made: int = 0
     failed: int = 0
     lost: Usage = field(default_factory=Usage)
+    started: float = field(default_factory=time.monotonic)
 
     def wait_after(self, failure: Failure) -> float:
         """Book a failed attempt and return the seconds to wait before the next one.
@@ -52,6 +54,18 @@ class Attempts:
         self.check_retry(failure.reason)
         ceiling = min(LONGEST_WAIT_S, self.first_wait_s * 2 ** (self.failed - 1))
         return max(failure.retry_after_s or 0.0, self.draw.uniform(0, ceiling))
+
+    def reply(self, answers: tuple[Answer, ...], usage: Usage, model: str) -> Reply:
+        """The account closed by answers that arrived; the latency counts from its opening."""
+        return Reply(
+            request_id=self.request_id,
+            answers=answers,
+            usage=usage,
+            lost=self.lost,
+            attempts=self.made,
+            latency_s=time.monotonic() - self.started,
+            model=model,
+        )
 
     def check_retry(self, reason: str) -> None:
         """Ask whether one more attempt may be paid for.

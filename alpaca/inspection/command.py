@@ -9,7 +9,7 @@ from alpaca.inspection.findings import Finding
 from alpaca.inspection.page import page
 from alpaca.inspection.terminal import render
 from alpaca.launch import silenced_notices
-from alpaca.signature import signature, training_settings
+from alpaca.signature import signature_of, training_settings
 from alpaca.tracking.run_directory import RunDirectory, write_text
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
@@ -21,12 +21,13 @@ def inspect(config: Config, path: Path, overrides: list[str], *, examples: int) 
     Raises:
         UserError: bad data, no tokenizer, or the directory cannot be used.
     """
-    mark = signature(config)  # also finds a missing file before torch is imported
+    settings = training_settings(config)  # also finds a missing file before torch is imported
+    mark = signature_of(settings)
     with silenced_notices():
         from alpaca.inspection.survey import survey
         from alpaca.modeling.base import load_tokenizer
 
-    directory = RunDirectory(path, mark, training_settings(config))
+    directory = RunDirectory(path, mark, settings)
     terminal = Terminal(directory.path / "run.log")
     try:
         directory.write_settings(config, overrides)

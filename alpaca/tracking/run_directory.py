@@ -50,7 +50,7 @@ class RunDirectory:
                 settings differ in what can change the result.
         """
         self.path = path.absolute()
-        self._identity: dict[str, Any] = {"signature": signature, "settings": settings}
+        self.identity: dict[str, Any] = {"signature": signature, "settings": settings}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a+")
@@ -86,9 +86,9 @@ class RunDirectory:
         if status(self.path) == FINISHED:
             raise UserError(f"output_dir={shown}: it already holds a finished run; choose another folder or remove it")
         before = read_json(self.path / "env.json")
-        if before.get("signature") == self._identity["signature"]:
+        if before.get("signature") == self.identity["signature"]:
             return
-        changed = differences(before.get("settings", {}), self._identity["settings"])
+        changed = differences(before.get("settings", {}), self.identity["settings"])
         raise UserError(
             f"output_dir={shown}: it holds an unfinished run with other settings ({changed or 'of an older version'}); "
             "give the same ones to go on with it, or choose another folder"
@@ -141,7 +141,7 @@ class RunDirectory:
                 "git_commit": commit,
                 "git_dirty": dirty,
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-                **self._identity,
+                **self.identity,
             },
         )
 
@@ -188,6 +188,7 @@ class Onlooker(RunDirectory):
 
     def __init__(self, path: Path):
         self.path, self.goes_on = path, (path / "config.yaml").exists()
+        self.identity = {}
 
     def _nothing(self, *_: Any, **__: Any) -> None:
         """Rank 0 writes."""

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from alpaca.training.closure import loss_of
+
 
 class Bf16AdamW(Optimizer):
     """`torch.optim.AdamW` computed in fp32, its two moments kept in bf16 between steps.
@@ -31,10 +33,7 @@ class Bf16AdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; `closure` computes the loss again if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         chance: dict[torch.device, torch.Generator] = {}
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from alpaca.training.closure import loss_of
+
 
 class Lion(Optimizer):
     """Chen et al. 2023 (arXiv:2302.06675), algorithm 2.
@@ -22,10 +24,7 @@ class Lion(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; `closure` computes the loss again if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from alpaca.training.closure import loss_of
+
 MUON, ADAMW = "muon", "adamw"
 
 
@@ -38,10 +40,7 @@ class MuonWithAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update by both rules; `closure` computes the loss again if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for rule, optimizer in self._rules.items():  # linked anew each time: loading a state replaces these objects
             optimizer.param_groups = [group for group in self.param_groups if group["rule"] == rule]
             optimizer.state = self.state

@@ -20,7 +20,7 @@ from alpaca.cli import INTERRUPTED as INTERRUPTED_STATUS
 from alpaca.cli import fail
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
-from alpaca.signature import signature, training_settings
+from alpaca.signature import signature_of, training_settings
 from alpaca.tracking.report import report
 from alpaca.tracking.run_directory import FAILED, INTERRUPTED, Onlooker, RunDirectory
 from alpaca.tracking.terminal import Terminal
@@ -51,7 +51,8 @@ def work(
     compute = precision.choose(config.train.precision, local_rank=world.local_rank)
     if compute.device.type == "cuda":
         torch.cuda.set_device(compute.device)
-    mark = signature(config)  # once: files may change while the run trains
+    settings = training_settings(config)  # once: files may change while the run trains
+    mark = signature_of(settings)
     timeout = config.parallelism.timeout_s
     directory: RunDirectory | None = None
     terminal = Terminal(silent=not world.is_main)
@@ -75,7 +76,7 @@ def work(
             _same_everywhere(world, mark)
         with stopping.installed(), Watchdog(world, timeout, lambda text: _give_up(world, handover, text)):
             path = Path(_of_the_host(world.gather([str(path.absolute()), on_host])))
-            directory = RunDirectory(path, mark, training_settings(config)) if world.is_main else Onlooker(path)
+            directory = RunDirectory(path, mark, settings) if world.is_main else Onlooker(path)
             if handover is not None and world.is_main:
                 handover.write("directory.json", str(path))
             terminal.log_to(directory.path / "run.log" if world.is_main else None)

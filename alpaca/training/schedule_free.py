@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from alpaca.training.closure import loss_of
+
 
 class ScheduleFreeAdamW(Optimizer):
     """Defazio et al. 2024, "The Road Less Scheduled" (arXiv:2405.15682), algorithm 1 on AdamW.
@@ -41,10 +43,7 @@ class ScheduleFreeAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; `closure` computes the loss again if given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             group["step"] += 1
             group["largest_lr"] = max(group["largest_lr"], group["lr"])

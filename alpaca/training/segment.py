@@ -7,7 +7,6 @@ from torch import nn
 from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.losses import held_out_losses
 from alpaca.evaluation.quick import HeldOut
-from alpaca.signature import training_settings
 from alpaca.training.batches import Steps
 from alpaca.training.checkpoint import Checkpoints, Reader
 from alpaca.training.flops import ModelFlops, peak_tflops
@@ -22,10 +21,9 @@ from alpaca.training.state import facts_of, restore, tensors_of
 class Segment:
     """Optimizer, checkpoints and meter around the loop."""
 
-    def __init__(self, session: Session, signature: str, model: nn.Module, steps: Steps, held_out: HeldOut | None):
+    def __init__(self, session: Session, model: nn.Module, steps: Steps, held_out: HeldOut | None):
         config, compute = session.config, session.compute
         self.session, self.model, self.steps, self.held_out = session, model, steps, held_out
-        self._signature, self._settings = signature, training_settings(config)
         self.checkpoints = Checkpoints(session.directory.path / "checkpoints", session.world, compute.device)
         self.meter = Meter(
             compute.device, ModelFlops.of(without_wrapper(model)), peak_tflops(compute.device, compute.precision)
@@ -130,5 +128,5 @@ class Segment:
         return tensors_of(self.model, self.progress.optimizer, session.world, session.compute.device)
 
     def _facts(self) -> dict[str, Any]:
-        world = self.session.world
-        return facts_of(self.model, self.progress, self.meter, self._settings, self._signature, world)
+        session = self.session
+        return facts_of(self.model, self.progress, self.meter, session.directory.identity, session.world)

@@ -26,13 +26,12 @@ def tensors_of(
 
 
 def facts_of(
-    model: nn.Module, progress: Progress, meter: Meter, settings: dict[str, Any], signature: str, world: World
+    model: nn.Module, progress: Progress, meter: Meter, identity: dict[str, Any], world: World
 ) -> dict[str, Any]:
-    """The rest, as JSON: step, optimizer's numbers, loss scale, totals, and the settings that make the experiment."""
+    """The rest, as JSON: the run's signature and settings, world size, optimizer's numbers, loss scale, totals."""
     saved = progress.optimizer.state_dict()["param_groups"]
     return {
-        "signature": signature,
-        "settings": settings,
+        **identity,
         "world_size": world.size,
         "groups": [{key: value for key, value in group.items() if key not in _NOT_SAVED} for group in saved],
         "numbers": {

@@ -111,7 +111,7 @@ def run(
         model = spread(model, config.parallelism, world, compute.device)
         if config.train.self_check and split:
             check(model, prepared.train, choices.layout, compute, world, terminal)
-        summary = {"signature": mark, **_train_and_score(session, mark, prepared, choices, model, tokenizer)}
+        summary = {"signature": mark, **_train_and_score(session, prepared, choices, model, tokenizer)}
         summary["trained_parameters"], summary["parameters"] = trained, total
         directory.finish(FINISHED, summary)
         if config.train.keep_checkpoints == 0:
@@ -288,7 +288,6 @@ def _announce(
 
 def _train_and_score(
     session: Session,
-    mark: str,
     prepared: Prepared,
     choices: Choices,
     model: nn.Module,
@@ -301,7 +300,7 @@ def _train_and_score(
     if quick is not None and held_out is not None:
         before = score_before(session, quick, held_out, model, layout)
     steps = Steps(prepared.train, plan, layout, rank=world.rank, ranks=world.size)
-    segment = Segment(session, mark, model, steps, held_out)
+    segment = Segment(session, model, steps, held_out)
     if not segment.begin() and before is not None:
         log_scores(session, 0, 0.0, before)
     meter = segment.train()

@@ -85,7 +85,7 @@ def test_a_checkpoint_goes_on_bit_for_bit(optimizer: OptimizerConfig, tmp_path: 
     world, meter = World(), Meter(CPU, None, None)
     first, half = started(optimizer)
     learn(first, half, 4)
-    facts = facts_of(first, Progress(4, half, LossScale()), meter, {}, "mark", world)
+    facts = facts_of(first, Progress(4, half, LossScale()), meter, {"settings": {}, "signature": "mark"}, world)
     checkpoints = Checkpoints(tmp_path, world, CPU)
     checkpoints.save(4, tensors_of(first, half, world, CPU), facts, keep=1)
     resumed, rest = started(optimizer)
