@@ -16,9 +16,11 @@ import psutil
 import pytest
 import torch
 from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment
+from torch.distributed import HashStore
 
 from alpaca.training import guards
-from alpaca.training.watchdog import stuck_message
+from alpaca.training.watchdog import Beats, stuck_message
+from alpaca.training.world import World
 
 DDP = ("parallelism=ddp", "parallelism.devices=2")
 LONG = (*SMALL, "train.max_steps=20", "train.epochs=10", "evaluation.quick.generate_rows=0")
@@ -105,6 +107,16 @@ def test_a_rank_that_stands_still_is_named(workplace: Path):
 def test_the_least_advanced_rank_is_the_one_that_stands():
     assert "rank 2 in step 9 has not moved" in stuck_message([[31, "step 10"], [31, "step 10"], [30, "step 9"]], 60)
     assert "no rank has moved for 60 s (step 4)" in stuck_message([[9, "step 4"], [9, "step 4"]], 60)
+
+
+def test_long_work_on_files_is_a_sign_of_life_and_no_progress():
+    world = World(rank=0, size=2, store=HashStore())
+    beats = Beats(world, limit_s=0.1)
+    with beats.while_working("loading"):
+        time.sleep(0.1)
+    count, doing, pulse = json.loads(world.store.get("beat/0"))
+    assert (count, doing) == (1, "loading")
+    assert pulse > 1
 
 
 def test_a_port_that_another_program_uses_is_one_line(workplace: Path):

@@ -21,7 +21,7 @@ class Beats:
 
     def __init__(self, world: World, limit_s: float):
         self._world, self._every_s = world, limit_s / LOOK_EVERY
-        self._count, self._doing = 0, "starting"
+        self._count, self._doing, self._pulse = 0, "starting", 0
 
     def beat(self, doing: str | None = None) -> None:
         """One more thing is done; `doing` names what comes now."""
@@ -29,7 +29,10 @@ class Beats:
             return
         self._count += 1
         self._doing = doing or self._doing
-        self._world.store.set(f"beat/{self._world.rank}", json.dumps([self._count, self._doing]))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._world.store.set(f"beat/{self._world.rank}", json.dumps([self._count, self._doing, self._pulse]))
 
     @contextlib.contextmanager
     def while_working(self, doing: str) -> Iterator[None]:
@@ -41,8 +44,9 @@ class Beats:
 
         def go_on() -> None:
             while not ended.wait(self._every_s):
+                self._pulse += 1  # a sign of life, no progress: ranks are compared by what they have done
                 with contextlib.suppress(RuntimeError):  # the store is gone: the run is ending
-                    self.beat(doing)
+                    self._tell()
 
         self.beat(doing)
         thread = threading.Thread(target=go_on, name="beats", daemon=True)
@@ -82,12 +86,12 @@ class Watchdog:
                 if now != seen:
                     seen, since = now, time.monotonic()
                 elif time.monotonic() - since > self._limit:
-                    self._on_stuck(stuck_message(seen, self._limit))
+                    self._on_stuck(stuck_message([beat[:2] for beat in seen], self._limit))
                     return
 
     def _last(self, rank: int) -> list[Any]:
         key = f"beat/{rank}"
-        return json.loads(self._store.get(key)) if self._store.check([key]) else [0, "starting"]
+        return json.loads(self._store.get(key)) if self._store.check([key]) else [0, "starting", 0]
 
 
 def stuck_message(beats: list[Any], limit_s: float) -> str:
