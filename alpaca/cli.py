@@ -213,7 +213,7 @@ def explain(error: BaseException, arguments: list[str] | None = None) -> str:
         return f"{match[1]}: several values are a sweep: put -m first; a list is written KEY=[a,b]"
     if match := re.search(r"Error merging override (.*)", text):
         rule = next((line for line in text.splitlines() if line.strip() and line != match[0]), "cannot be used here")
-        return f"{match[1]}: {rule}; see alpaca/config.py for its type"
+        return f"{match[1]}: {rule}; see alpaca/config/ for its type"
     nameless = any(argument.startswith("=") for argument in arguments or [])
     if nameless or any(isinstance(cause, OverrideParseException) for cause in _causes(error)):
         return _unreadable(arguments or [])
@@ -263,7 +263,7 @@ def _nearest(word: str, known: list[str]) -> str:
     dotted = [key for key in known if "." in key] if "." in word else known
     elsewhere = [key for key in dotted if "." in key and key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     close = elsewhere[:1] or get_close_matches(word, dotted, n=1, cutoff=0.5)
-    listed = ", ".join(known) if len(known) <= 20 else "see conf/ and alpaca/config.py"
+    listed = ", ".join(known) if len(known) <= 20 else "see conf/ and alpaca/config/"
     return f"did you mean {close[0]}?" if close else f"known: {listed}"
 
 

@@ -32,7 +32,7 @@ Make instruction data with a model: prompts, filters, novelty, within a budget, 
 generation: {options}
 
 The same command again continues an unfinished generation and reuses a finished one; output_dir=DIR names its
-folder. Keys, their meaning and their defaults: conf/generation and alpaca/config.py (GenerationConfig).
+folder. Keys, their meaning and their defaults: conf/generation and alpaca/config/ (GenerationConfig).
 """
 
 

@@ -19,7 +19,7 @@ Groups and their options:
 {groups}
 
 A folder of options of your own: --config-dir DIR. Keys, their meaning and their defaults: conf/ and
-alpaca/config.py. Hydra's own flags: --hydra-help.
+alpaca/config/. Hydra's own flags: --hydra-help.
 """
 
 
