@@ -11,8 +11,8 @@ from alpaca.config import AdapterConfig
 from alpaca.data.encoding import Examples
 from alpaca.data.microbatch import Segments, empty
 from alpaca.data.steps import StepPlan
-from alpaca.modeling.attention import QUERY_BLOCK
 from alpaca.modeling.layers import repeated_layers
+from alpaca.modeling.segment_products import QUERY_BLOCK
 from alpaca.training.batches import Layout, Step, Steps, label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss
 
