@@ -3,8 +3,9 @@
 * Large tensors are kept and reused. By default glibc gives every block over 32 MiB back when it is freed,
   and the next one is mapped and zeroed again, page by page; keeping blocks and asking for huge pages raised
   the throughput of a training step on two CPU cores by about a quarter.
-* Threads that wait for others sleep instead of spinning: a core that something else uses for a moment costs
-  that moment, not the whole step.
+* Threads that wait for others spin for a moment, some ten microseconds, and then sleep. A step is thousands of
+  short waits, and waking up takes longer than most of them; but a thread that spins while something else has its
+  partner's core holds up both. docs/performance.md has the numbers of either.
 """
 
 import ctypes
@@ -12,13 +13,16 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+SPINS = "3000"
 _KEEP_BYTES = (1 << 31) - 1
 
 
 def prepare_host() -> None:
     """Make the settings; whatever the user set in the environment is left as it is."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages, read by PyTorch's CPU allocator
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by OpenMP when it is loaded
+    if "OMP_WAIT_POLICY" not in os.environ:  # both are read by OpenMP when it is loaded, the first by GNU's alone
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     if not sys.platform.startswith("linux") or "MALLOC_TRIM_THRESHOLD_" in os.environ:
         return
     try:
