@@ -35,7 +35,7 @@ class JudgeConfig:
     order: str = setting(
         "both",
         EVALUATION,
-        "both: each pair is judged twice, each answer first once; random: once, in an order drawn from `seed` and task.",
+        "both: each pair is judged twice, each answer first once; random: once, in an order drawn by `seed`.",
         choices=("both", "random"),
     )
     form: str | None = setting(
