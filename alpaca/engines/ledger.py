@@ -3,17 +3,20 @@
 A line is written when a request is sent (with the most it may cost), before each retry, and when its
 answer arrives, is given up or refused. A request that was sent and has no further line was under way
 when the process died: it is booked at its most as lost, and asked again. A last line without its end
-was never counted: it is cut off when the file is opened.
+was never counted: it is cut off when the file is opened. What a request lost is the sum over its lines;
+with an engine that finds again what it had sent it is what its last line says, since that engine counts anew.
 """
 
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from alpaca.engines.bounds import Bounds
 from alpaca.engines.exchange import Answer, Reply, Request, RequestLost, Usage
 from alpaca.errors import UserError
 
@@ -42,12 +45,16 @@ class Past:
         spent: usage of answers that arrived.
         lost: the most that attempts without one may have been billed, requests under way at the end included.
         sent: requests that went out.
+        lost_of: of what was lost, the part of each request.
+        bounds: how far bills went above what they should be at most.
     """
 
     outcomes: dict[str, Outcome]
     spent: Usage
     lost: Usage
     sent: int
+    lost_of: dict[str, Usage] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 class RequestLedger:
@@ -68,10 +75,11 @@ class RequestLedger:
         records, self._requests = opened(file, way_out)
         self.past = self._replayed(records, file)
 
-    def sent(self, request: Request, most: Usage) -> None:
-        """A request is about to go out and may cost `most`."""
+    def sent(self, request: Request, most: Usage, bound: Usage | None = None) -> None:
+        """A request is about to go out and may cost `most`; `bound` is that before earlier bills taught better."""
         line = {"event": SENT, "request": request.id, "digest": digest(request), "most": asdict(most)}
-        self._append({**line, **_asked(request)})
+        more = {} if bound in (None, most) else {"bound": asdict(bound)}  # type: ignore[call-overload]
+        self._append({**line, **more, **_asked(request)})
 
     def retry(self, request: Request, lost: Usage) -> None:
         """One more attempt is about to go out; those before may have cost `lost`."""
@@ -89,9 +97,13 @@ class RequestLedger:
         more = {"lost": asdict(error.lost), "attempts": error.attempts, "lost_usd": lost_cost, "time": round(time, 3)}
         self._append({**line, **more}, durable=True)
 
-    def refused(self, request: Request, reason: str, lost: Usage) -> None:
-        """The server refused for good (key, model, quota); attempts before may have cost `lost`."""
-        self._append({"event": REFUSED, "request": request.id, "reason": reason, "lost": asdict(lost)})
+    def refused(self, request: Request, reason: str, lost: Usage, *, attempts: int = 1) -> None:
+        """No fate, to be asked again: refused for all (key, model, quota) or ended; it may have cost `lost`.
+
+        With 0 `attempts` it never went out.
+        """
+        line = {"event": REFUSED, "request": request.id, "reason": reason, "lost": asdict(lost)}
+        self._append({**line, **({} if attempts else {"attempts": 0})})
 
     def close(self) -> None:
         """Close the file, all of it on disk."""
@@ -106,32 +118,40 @@ class RequestLedger:
     def _replayed(self, records: list[dict[str, Any]], file: Path) -> Past:
         outcomes: dict[str, Outcome] = {}
         under_way: dict[str, tuple[Usage, Usage]] = {}
-        spent, lost, sent = Usage(), Usage(), 0
+        bound_of: dict[str, Usage] = {}
+        lost_of: dict[str, Usage] = defaultdict(Usage)
+        bounds = Bounds()
+        spent, sent = Usage(), 0
         for number, record in enumerate(records, 1):
             try:
                 request, event = record["request"], record["event"]
                 if event == SENT:
                     if request in under_way and not self._keeps:  # an earlier process died here
-                        lost += _sum(under_way[request])
+                        lost_of[request] += _sum(under_way[request])
                     under_way[request] = Usage(**record["most"]), Usage()
+                    bound_of[request] = Usage(**record.get("bound", record["most"]))
                     sent += 1
                 elif event == RETRY:
                     under_way[request] = under_way[request][0], Usage(**record["lost"])
                 else:
                     under_way.pop(request, None)
-                    lost += Usage(**record["lost"])
+                    before = Usage() if self._keeps else lost_of[request]
+                    lost_of[request] = before + Usage(**record["lost"])
                     if event == REFUSED:
+                        sent -= record.get("attempts") == 0
                         continue
                     if event == ANSWER:
-                        spent += Usage(**record["usage"])
+                        usage = Usage(**record["usage"])
+                        spent += usage
+                        bounds.learn(bound_of.get(request, usage), usage)
                     answers = tuple(Answer(**answer) for answer in record.get("answers", ()))
                     outcomes[request] = Outcome(answers, record["digest"], lost=event == LOST)
             except (KeyError, TypeError):
                 raise UserError(f"{file}, line {number}: no line of a ledger; {self._way_out}") from None
         if not self._keeps:
-            for request in under_way.values():
-                lost += _sum(request)
-        return Past(outcomes, spent, lost, sent)
+            for request, cost in under_way.items():
+                lost_of[request] += _sum(cost)
+        return Past(outcomes, spent, sum(lost_of.values(), Usage()), sent, lost_of, bounds)
 
 
 def digest(request: Request) -> str:
