@@ -12,6 +12,7 @@ from alpaca.config.data import DataSourceConfig, FilterConfig, TemplateConfig
 from alpaca.config.evaluation import EvaluationConfig, QuickConfig
 from alpaca.config.fields import EVALUATION, GENERATION, NOTHING, TRAINING, setting
 from alpaca.config.generation import GenerationConfig, TaskFilterConfig
+from alpaca.config.judge import JudgeConfig
 from alpaca.config.model import AdapterConfig, ModelConfig
 from alpaca.config.training import OptimizerConfig, ParallelismConfig, TrainConfig
 
@@ -26,6 +27,7 @@ __all__ = [
     "EvaluationConfig",
     "FilterConfig",
     "GenerationConfig",
+    "JudgeConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelismConfig",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from alpaca.config.fields import EVALUATION, NOTHING, setting
+from alpaca.config.judge import JudgeConfig
 
 
 @dataclass
@@ -19,3 +20,4 @@ class EvaluationConfig:
     """The chosen evaluations; one that is not chosen is null."""
 
     quick: QuickConfig | None = setting(None, EVALUATION, "Held-out losses and short greedy answers.")
+    judge: JudgeConfig | None = setting(None, EVALUATION, "Pairwise comparison with a baseline by a model.")

@@ -3,7 +3,8 @@
 Before a request is sent its most is reserved; it goes out only if what is spent plus all that is reserved
 stays within the limit. An attempt that may have been billed although no answer came is paid for out of the
 reservation, so the reservation grows before a retry, and a retry that does not fit is not sent. What an
-engine reports can then never exceed what was reserved for it. One thread (the event loop) calls all of this.
+engine reports can then never exceed what was reserved for it; where a server bills more than its bound, that
+is held against whatever follows (`Reservation.raise_to`). One thread (the event loop) calls all of this.
 """
 
 import math
@@ -26,6 +27,15 @@ class Reservation:
         This is the `before_retry` of `Engine.answer`.
         """
         return not self.settled and self._budget._grow(self, lost + self.most)
+
+    def raise_to(self, most: Usage) -> None:
+        """Hold each attempt at a most that turned out to be higher; it is under way, so whether that fits or not."""
+        if self.settled:
+            return
+        attempts = max(1, self.held.total // max(1, self.most.total))
+        held = Usage(attempts * most.prompt_tokens, attempts * most.completion_tokens)
+        self._budget.reserved += _minus(held, self.held)
+        self.most, self.held = most, held
 
 
 class Budget:

@@ -99,6 +99,14 @@ BeforeRetry = Callable[[Usage], bool]
 Returns whether one more attempt, at `Engine.most(request)`, may be paid for on top; `Budget.allows_retry` is one.
 """
 
+Wanted = Callable[[], bool]
+"""Asked right before anything is sent, and from time to time while a request waits for that moment.
+
+Whether the answer is still of use: False after an interrupt, or when the target was reached meanwhile.
+"""
+
+NOT_SENT = "not sent: nobody needs its answer any more"
+
 
 class Engine(Protocol):
     """A source of text. Many `answer` calls run at once; an engine that batches gathers them itself.
@@ -112,11 +120,13 @@ class Engine(Protocol):
         """The most one attempt at `request` can be billed; never below what it will be."""
         ...
 
-    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
+    async def answer(
+        self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
+    ) -> Reply:
         """Ask once, retrying what may pass; raises `RequestLost` or `UserError`.
 
-        No attempt is retried that `before_retry` refuses to pay for: the request is lost then. A call that
-        is cancelled may have been billed for the attempt under way.
+        No attempt is retried that `before_retry` refuses to pay for, and none is sent that `wanted` does not
+        want: the request is lost then. A call that is cancelled may have been billed for the attempt under way.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 TOO_BUSY = (408, 409, 425, 429)
 UNBILLED_5XX = (501, 503, 529)  # refused before work: not implemented, overloaded
+OLDEST_EPOCH_S, OLDEST_EPOCH_MS = 1e9, 1e12  # 2001: no duration is as long
 LONGEST_WAIT_S = 3600.0  # of a server's Retry-After; a limit that lasts longer is met by asking again
 _NO_MONEY = ("insufficient_quota", "billing")  # codes; a rate limit's advice may speak of payment too
 _NO_MONEY_MESSAGE = "exceeded your current quota"
@@ -41,6 +42,8 @@ class Failure:
         reached: the server was reached.
         status: 404 where the server knows nothing under the address asked.
         error: the error object of a refusal with 400 or 422, for who can ask otherwise.
+        refused: the server understood the request and will not have it, for a reason of this request or of all;
+            see `Refusals`.
     """
 
     next: Literal["retry", "lose", "stop"]
@@ -51,6 +54,7 @@ class Failure:
     reached: bool = True
     status: int | None = None
     error: Mapping[str, Any] = field(default_factory=dict)
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,10 @@ def of_status(status: int, headers: Mapping[str, str], body: str, target: Target
         )
     if status == 413 or any(sign in kind for sign in _ONLY_THIS_REQUEST):
         return Failure("lose", f"status {status}{detail}")
-    refused = f"model={target.model}: {target.host} refuses the request ({status}){detail}; change what it names"
-    return Failure("stop", refused, error=error)
+    refused = f"model={target.model}: {target.host} refuses the request ({status}){detail}"
+    if status in (400, 422):
+        return Failure("lose", refused, error=error, refused=True)
+    return Failure("stop", f"{refused}; change what it names", error=error)
 
 
 def of_broken_connection(names: list[str], target: Target) -> Failure:
@@ -140,6 +146,9 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
             seconds = float(headers[name]) * factor
         except (KeyError, ValueError):
             continue
+        if seconds >= OLDEST_EPOCH_S:  # a moment, in seconds or milliseconds
+            moment = seconds / 1000 if seconds >= OLDEST_EPOCH_MS else seconds
+            seconds = max(0.0, moment - (time.time() if now is None else now))
         if seconds >= 0:  # also false for NaN
             return min(seconds, LONGEST_WAIT_S)
     try:

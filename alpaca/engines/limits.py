@@ -14,25 +14,35 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from alpaca.engines.failures import OLDEST_EPOCH_MS, OLDEST_EPOCH_S
+
 Clock = Callable[[], float]
 
 RATE_WINDOW_S = 10.0  # over which the pace before a refusal is measured
 SLOWEST_PACE = 1 / 60  # requests per second
 PACE_STEPS = 10  # answers in which a halved pace is back where it was; then it is lifted
+LONGEST_RESET_S = 86_400.0  # the longest limit that servers announce is one a day
+LOOK_S = 0.2  # between two questions whether a request that waits is still wanted
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass
 class _Announced:
-    """One limit a server announced: what was left at `at`, and how fast it refills up to `limit`."""
+    """One limit a server announced: what was left at `at`, and how fast it refills up to `limit`.
+
+    At `reset_at` all of it is there again: what was announced before says nothing about the time after.
+    """
 
     limit: float
     left: float
     refill: float  # per second
     at: float
+    reset_at: float
 
     def available(self, now: float) -> float:
+        if now >= self.reset_at:
+            self.left, self.at, self.reset_at = self.limit, self.reset_at, math.inf
         return min(self.limit, self.left + self.refill * (now - self.at))
 
     def take(self, amount: float, now: float) -> None:
@@ -40,17 +50,15 @@ class _Announced:
 
     def wait(self, amount: float, now: float) -> float:
         lacking = min(amount, self.limit) - self.available(now)
-        if lacking <= 0:
-            return 0.0
-        return lacking / self.refill if self.refill > 0 else RATE_WINDOW_S
+        return min(lacking / self.refill, self.reset_at - now) if lacking > 0 else 0.0
 
 
 class Limits:
     """The state of all limits of one engine."""
 
-    def __init__(self, concurrency: int, clock: Clock = time.monotonic):
-        """At most `concurrency` requests in flight, whatever the server would bear."""
-        self._most, self._clock = concurrency, clock
+    def __init__(self, concurrency: int, clock: Clock = time.monotonic, wall_clock: Clock = time.time):
+        """At most `concurrency` requests in flight, whatever the server would bear; `wall_clock` reads dates."""
+        self._most, self._clock, self._wall_clock = concurrency, clock, wall_clock
         self.window = float(concurrency)
         self.in_flight = 0
         self.pace: float | None = None  # requests per second; None is as fast as the window lets
@@ -122,11 +130,24 @@ class Limits:
         for kind in ("requests", "tokens"):
             limit = _number(headers.get(f"x-ratelimit-limit-{kind}"))
             left = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-            reset = duration_s(headers.get(f"x-ratelimit-reset-{kind}"))
+            reset = reset_s(headers.get(f"x-ratelimit-reset-{kind}"), self._wall_clock())
             if limit is None or left is None or reset is None or limit <= 0 or not 0 <= left <= limit:
                 continue
-            refill = (limit - left) / reset if reset > 0 else math.inf if left == limit else limit / 60
-            self._announced[kind] = _Announced(limit, left, min(refill, limit), now)
+            # a bucket that fills until the reset; a full one has no such time, a limit a minute is usual
+            whole_s = reset if reset > 0 else 60.0
+            refill = (limit - left if left < limit else limit) / whole_s
+            self._announced[kind] = _Announced(limit, left, min(refill, limit), now, now + whole_s)
+
+
+async def patience(seconds: float, wanted: Callable[[], bool] | None = None) -> bool:
+    """Sleep; False at once when `wanted` says that there is nothing to wait for any more."""
+    until = time.monotonic() + seconds
+    while wanted is None or wanted():
+        left = until - time.monotonic()
+        if left <= 0:
+            return True
+        await asyncio.sleep(left if wanted is None else min(left, LOOK_S))
+    return False
 
 
 class Gate:
@@ -137,21 +158,42 @@ class Gate:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    async def enter(self, tokens: int) -> None:
-        """Return when a request of about `tokens` may be sent; `leave` must follow."""
+    async def enter(self, tokens: int, wanted: Callable[[], bool] | None = None) -> bool:
+        """Return True when a request of about `tokens` may be sent, and `leave` must follow.
+
+        False as soon as `wanted` says that it need not be, however long the server wants everybody to wait.
+        """
         async with self._turn:
-            while (wait := self._limits.admit(tokens)) > 0:
+            while wanted is None or wanted():
+                if (wait := self._limits.admit(tokens)) == 0:
+                    return True
                 self._changed.clear()
                 try:
-                    async with asyncio.timeout(None if wait == math.inf else wait):
+                    async with asyncio.timeout(min(wait, LOOK_S)):
                         await self._changed.wait()
                 except TimeoutError:
                     pass
+            return False
 
     def leave(self) -> None:
         """The request is over."""
         self._limits.ended()
         self._changed.set()
+
+
+def reset_s(text: str | None, now: float) -> float | None:
+    """Seconds until a reset, written as a duration or as a moment (seconds or milliseconds since 1970).
+
+    None for what no limit means: more than `LONGEST_RESET_S` from `now`, or long ago.
+    """
+    seconds = duration_s(text)
+    if seconds is None:
+        return None
+    if seconds >= OLDEST_EPOCH_MS:
+        seconds /= 1000
+    if seconds >= OLDEST_EPOCH_S:
+        seconds = max(0.0, seconds - now)
+    return seconds if 0 <= seconds <= LONGEST_RESET_S else None
 
 
 def duration_s(text: str | None) -> float | None:

@@ -18,7 +18,17 @@ from transformers import PreTrainedTokenizerBase
 from alpaca import paths
 from alpaca.config import ModelConfig
 from alpaca.engines.decoding import Decoded, Row, decode
-from alpaca.engines.exchange import Answer, BeforeRetry, EngineSettings, Reply, Request, RequestLost, Usage
+from alpaca.engines.exchange import (
+    NOT_SENT,
+    Answer,
+    BeforeRetry,
+    EngineSettings,
+    Reply,
+    Request,
+    RequestLost,
+    Usage,
+    Wanted,
+)
 from alpaca.engines.wire import messages_of, prompt_text
 from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.tokenizer import text_encoder
@@ -32,6 +42,7 @@ class _Waiting:
     request: Request
     rows: tuple[Row, ...]
     done: "asyncio.Future[list[Decoded]]"
+    wanted: Wanted | None = None
 
 
 def model_of(reference: str) -> ModelConfig:
@@ -92,11 +103,14 @@ class LocalEngine:
         """Exact for the prompt; every answer at its longest."""
         return Usage(len(self._prompt_ids(request)), request.choices * request.max_tokens)
 
-    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
+    async def answer(
+        self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
+    ) -> Reply:
         """Decode together with whatever else waits.
 
         Raises:
-            RequestLost: the prompt leaves no room for an answer, or not even one answer fits into memory.
+            RequestLost: the prompt leaves no room for an answer, not even one answer fits into memory, or the
+                request is not wanted any more when its turn comes.
         """
         if self._closed:
             raise RuntimeError("this engine is closed")
@@ -110,6 +124,7 @@ class LocalEngine:
             request=request,
             rows=tuple(self._row(request, ids, room, choice) for choice in range(request.choices)),
             done=asyncio.get_running_loop().create_future(),
+            wanted=wanted,
         )
         self._waiting.append(waiting)
         if self._worker is None or self._worker.done():
@@ -174,6 +189,9 @@ class LocalEngine:
 
     def _next_batch(self) -> list[_Waiting]:
         """The request that waits longest, and those nearest to it in length, up to the batch size."""
+        for one in self._waiting:
+            if one.wanted is not None and not one.wanted() and not one.done.done():
+                one.done.set_exception(RequestLost(one.request.id, NOT_SENT, Usage(), 0))
         self._waiting = [one for one in self._waiting if not one.done.done()]
         if not self._waiting:
             return []

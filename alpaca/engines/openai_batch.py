@@ -3,11 +3,13 @@
 The `answer` calls of a moment become one batch: a JSONL file is uploaded, the batch created, looked at every
 `poll_s`, and its output and error files read. Which batch holds which request is in a journal under
 `state_dir`, so that after a restart the same requests wait for the batch under way instead of a new one.
-A request that failed or expired in one batch goes into one more; then it is lost.
+A request that failed or expired in one batch goes into one more; then it is lost. Batches carry our own token
+in their metadata: none is created again before the server was asked whether it has it already.
 """
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -18,17 +20,24 @@ from typing import Any
 from alpaca.engines import failures, wire
 from alpaca.engines.batch_files import MOST_BYTES, MOST_REQUESTS, Asked, Lines, line_of, lines_of, parts_of
 from alpaca.engines.batch_journal import Journal, Record, digest_of
-from alpaca.engines.exchange import BeforeRetry, EngineSettings, Reply, Request, Usage
+from alpaca.engines.exchange import BeforeRetry, EngineSettings, Reply, Request, Usage, Wanted
 from alpaca.engines.failures import Failure
+from alpaca.engines.refusals import Refusals
 from alpaca.engines.remote import Received, Remote
 from alpaca.engines.retrying import FIRST_WAIT_S, Attempts
 from alpaca.errors import UserError
 
 GATHER_S = 2.0
 LONGEST_QUEUE_WAIT_S = 600.0
+WINDOW_S = 25 * 3600.0  # a batch is over after 24 hours; one that is not is cancelled after another
+CANCEL_S = 900.0  # what was done until then is given within ten minutes
+CLOCKS_DIFFER_S = 86_400.0  # between this machine and the server, at most
 LABEL = "alpaca"  # metadata key that holds a record's token
 QUEUE_FULL = "token_limit_exceeded"
 OVER = ("completed", "failed", "expired", "cancelled")
+
+
+log = logging.getLogger(__name__)
 
 
 class OpenAIBatch:
@@ -41,6 +50,8 @@ class OpenAIBatch:
         most_requests: int = MOST_REQUESTS,
         most_bytes: int = MOST_BYTES,
         first_wait_s: float = FIRST_WAIT_S,
+        window_s: float = WINDOW_S,
+        cancel_s: float = CANCEL_S,
     ):
         """Check address and key and read the journal.
 
@@ -50,6 +61,8 @@ class OpenAIBatch:
         self.model = settings.model
         self._settings, self._first_wait_s = settings, first_wait_s
         self._limits = (most_requests, most_bytes)
+        self._window_s, self._cancel_s = window_s, cancel_s
+        self._refusals = Refusals()
         self._remote = Remote(settings)
         self._journal = Journal(Path(settings.state_dir) if settings.state_dir else None)
         self._path = wire.PATHS[settings.api]
@@ -63,8 +76,13 @@ class OpenAIBatch:
         """The most one attempt can be billed; see `wire.most_of`."""
         return wire.most_of(request)
 
-    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
+    async def answer(
+        self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
+    ) -> Reply:
         """Wait for the batch that holds the request, or put it into the next one.
+
+        Whoever does not want it any more cancels the call; a batch that exists goes on. What is `lost` counts
+        all batches that ever held the request, those of earlier processes too.
 
         Raises:
             RequestLost: it failed in two batches of this process.
@@ -78,7 +96,10 @@ class OpenAIBatch:
         queue_full = 0
         while True:
             body = wire.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
-            record = next(left, None) or await self._ask(digest, request.id, body)
+            record = next(left, None)
+            old = record is not None
+            if record is None:
+                record = await self._ask(digest, request.id, body)
             attempts.made += 1
             outcome = await self._outcome(record, digest, request)
             if not isinstance(outcome, Failure):
@@ -86,8 +107,11 @@ class OpenAIBatch:
             if outcome.throttled:
                 queue_full += 1
                 await self._wait_for_queue(outcome, queue_full)
-            elif self._dialect.learn(outcome.error, body) is None:
-                attempts.wait_after(outcome)  # the next batch is wait enough
+            # what an earlier process sent is not known, only that it spoke an older dialect
+            elif self._dialect.learn(outcome.error, plain if old else body) is None:
+                judged = _mended(outcome) if old else self._refusals.judged(outcome)
+                attempts.wait_after(judged)  # the next batch is wait enough
+        self._refusals.answered()
         answers, usage, model = outcome
         return attempts.reply(answers, usage, model or self.model)
 
@@ -131,6 +155,9 @@ class OpenAIBatch:
 
     async def _put(self, part: list[Asked]) -> None:
         """Create a batch and tell those who wait for it."""
+        part = [one for one in part if not one[3].done()]
+        if not part:
+            return
         try:
             record = await self._create(part)
         except Exception as error:
@@ -154,26 +181,41 @@ class OpenAIBatch:
             "metadata": {LABEL: record.token},
         }
 
+        tries = 0
+
         async def create() -> Received | Failure:
-            made = await self._remote.post("/batches", wanted)
-            if isinstance(made, Failure) and made.billed and (found := await self._find(record.token)):
+            nonlocal tries
+            tries += 1
+            if tries > 1 and (found := await self._found(record)):
                 return Received(found, {})  # it was created although the answer did not arrive
-            return made
+            return await self._remote.post("/batches", wanted)
 
         made = await self._call(create)
+        if tries > 1:
+            made = Received(await self._found(record) or made.payload, {})
         return self._journal.named(record, str(made.payload["id"]))
 
-    async def _find(self, token: str) -> dict[str, Any] | None:
-        """The batch whose metadata holds `token`."""
+    async def _found(self, record: Record) -> dict[str, Any] | None:
+        """The first batch with the token of `record`, None where there is none; a second one is cancelled."""
+        found = await self._find(record)
+        for extra in found[1:]:
+            if extra.get("status") not in (*OVER, "cancelling"):
+                log.warning("batch %s was created twice; %s is cancelled", found[0]["id"], extra["id"])
+                await self._remote.post(f"/batches/{extra['id']}/cancel", {})
+        return found[0] if found else None
+
+    async def _find(self, record: Record) -> list[dict[str, Any]]:
+        """The batches whose metadata holds the token of `record`, oldest first; the server lists newest first."""
+        found: list[dict[str, Any]] = []
         after = ""
         while True:
             page = (await self._call(lambda: self._remote.get(f"/batches?limit=100{after}"))).payload  # noqa: B023
             batches = page.get("data") or []
-            for batch in batches:
-                if (batch.get("metadata") or {}).get(LABEL) == token:
-                    return dict(batch)
-            if not page.get("has_more") or not batches:
-                return None
+            found += [dict(one) for one in batches if (one.get("metadata") or {}).get(LABEL) == record.token]
+            last = batches[-1].get("created_at") if batches else 0
+            older = isinstance(last, (int, float)) and last < record.created - CLOCKS_DIFFER_S
+            if not page.get("has_more") or not batches or older:
+                return found[::-1]
             after = f"&after={batches[-1]['id']}"
 
     async def _outcome(self, record: Record, digest: str, request: Request) -> wire.Read | Failure:
@@ -201,20 +243,29 @@ class OpenAIBatch:
         """Wait for the end of a batch and read its files.
 
         Returns:
-            A Failure when the batch never existed or was refused for the length of the queue.
+            A Failure when the batch never existed, was refused for the length of the queue, or is not over long
+            after it should be.
         """
         if record.batch_id is None:
-            found = await self._find(record.token)
+            found = await self._found(record)
             if found is None:
                 self._journal.forget(record)
                 return Failure("retry", "its batch was never created")
             record = self._journal.named(record, str(found["id"]))
         unknown = f"{self._journal.place(record)}: {self._remote.target.host} knows no batch {record.batch_id}; "
         unknown += "set the key it was made with, or remove what is noted there to ask (and pay) again"
+        deadline, cancelled = record.created + self._window_s, False
         while True:
             batch = (await self._call(lambda: self._remote.get(f"/batches/{record.batch_id}"), unknown)).payload
             if batch.get("status") in OVER:
                 break
+            late_s = time.time() - deadline
+            if late_s > self._cancel_s:
+                hours = f"{self._window_s / 3600:g} hours"
+                return Failure("retry", f"batch {record.batch_id} is not over after {hours}", billed=True)
+            if late_s > 0 and not cancelled:
+                cancelled = True
+                await self._remote.post(f"/batches/{record.batch_id}/cancel", {})  # it gives what it has
             await asyncio.sleep(self._settings.poll_s)
         if batch["status"] == "failed":
             self._journal.forget(record)
@@ -267,3 +318,8 @@ class OpenAIBatch:
             if got.next == "retry" and attempts.failed >= self._settings.retries:
                 raise UserError(f"{got.reason}; batches under way go on: the same command collects them later")
             await asyncio.sleep(attempts.wait_after(got))
+
+
+def _mended(failure: Failure) -> Failure:
+    """A refusal that an earlier process met may be mended since: asking again costs nothing and shows it."""
+    return replace(failure, next="retry") if failure.refused or failure.next == "stop" else failure

@@ -1,14 +1,25 @@
 """The engine `openai`: any OpenAI-compatible server, many requests at once, each retried until answered or lost."""
 
-import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from alpaca.engines import failures, wire
-from alpaca.engines.exchange import BeforeRetry, EngineSettings, Reply, Request, Usage
+from alpaca.engines.exchange import (
+    NOT_SENT,
+    Answer,
+    BeforeRetry,
+    EngineSettings,
+    Reply,
+    Request,
+    RequestLost,
+    Usage,
+    Wanted,
+)
 from alpaca.engines.failures import Failure
-from alpaca.engines.limits import Gate, Limits
+from alpaca.engines.limits import Gate, Limits, patience
+from alpaca.engines.refusals import Refusals
 from alpaca.engines.remote import Received, Remote
 from alpaca.engines.retrying import FIRST_WAIT_S, Attempts
 from alpaca.errors import UserError
@@ -31,6 +42,7 @@ class OpenAIServer:
         self._dialect = wire.Dialect()
         self._limits = Limits(settings.concurrency)
         self._gate = Gate(self._limits)
+        self._refusals = Refusals()
         self._told: set[str] = set()
         self._reached = False
         self._stopped: UserError | None = None
@@ -39,36 +51,53 @@ class OpenAIServer:
         """The most one attempt can be billed; see `wire.most_of`."""
         return wire.most_of(request)
 
-    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
-        """Send until answered.
+    async def answer(
+        self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
+    ) -> Reply:
+        """Send until answered; a server that gives fewer choices than asked for is asked again for the rest.
 
         Raises:
-            RequestLost: all retries failed, or this request alone cannot be answered.
+            RequestLost: all retries failed, this request alone cannot be answered, or it is not wanted any more.
             UserError: no request can be; said again to every request after.
         """
         attempts = Attempts(
             request.id, self.most(request), self._settings.retries, before_retry, first_wait_s=self._first_wait_s
         )
+        answers: tuple[Answer, ...] = ()
+        usage, model = Usage(), self.model
         try:
-            while True:
-                outcome = await self._attempt(request, attempts)
-                if isinstance(outcome, Failure):
-                    await asyncio.sleep(attempts.wait_after(self._worded(outcome, attempts)))
-                    continue
-                answers, usage, model = outcome
-                return attempts.reply(answers, usage, model or self.model)
+            while len(answers) < request.choices:
+                more, billed, name = await self._answered(_rest(request, len(answers)), attempts, wanted)
+                answers, usage, model = answers + more, usage + billed, name or model
+                wanted = None  # half of it is there: an end waits for the rest as for all that is under way
         except UserError as error:
             self._stopped = error
             raise
+        except RequestLost as lost:
+            if not answers:
+                raise
+            attempts.lost = lost.lost  # what came is paid for, and better than nothing
+        return attempts.reply(answers, usage, model)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._remote.close()
 
-    async def _attempt(self, request: Request, attempts: Attempts) -> wire.Read | Failure:
+    async def _answered(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> wire.Read:
+        """What the server answers to one request, however often it must be sent."""
+        while True:
+            outcome = await self._attempt(request, attempts, wanted)
+            if not isinstance(outcome, Failure):
+                return outcome
+            wait_s = attempts.wait_after(self._worded(self._refusals.judged(outcome), attempts))
+            if not await patience(wait_s, wanted):
+                raise attempts.given_up(NOT_SENT)
+
+    async def _attempt(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> wire.Read | Failure:
         """One attempt; one more at once when the server does not take a parameter and says so."""
         while True:
-            await self._gate.enter(wire.likely_tokens(request))
+            if not await self._gate.enter(wire.likely_tokens(request), wanted):
+                raise attempts.given_up(NOT_SENT)
             try:
                 if self._stopped is not None:
                     raise UserError(str(self._stopped))
@@ -87,7 +116,8 @@ class OpenAIServer:
         key = self._dialect.learn(failure.error, body)
         if key in wire.LEAVABLE and key not in self._told:
             self._told.add(key)
-            log.warning("model=%s takes no %s: its own is used", self.model, key)
+            what = "each response is asked for by itself" if key == "n" else "its own is used"
+            log.warning("model=%s takes no %s: %s", self.model, key, what)
         return key is not None
 
     def _read(self, received: Received | Failure, request: Request, sent_at: float) -> wire.Read | Failure:
@@ -99,6 +129,7 @@ class OpenAIServer:
         self._reached = True
         self._limits.learn(received.headers)
         self._limits.succeeded()
+        self._refusals.answered()
         try:
             return wire.answers_of(received.payload, request)
         except wire.Malformed as error:
@@ -109,3 +140,11 @@ class OpenAIServer:
         if failure.reached or self._reached or attempts.failed < self._settings.retries:
             return failure
         return Failure("stop", f"{failure.reason}: no server answers there; start it, or mend base_url")
+
+
+def _rest(request: Request, count: int) -> Request:
+    """The request for the choices that are missing after `count` came; another seed, lest the same ones come again."""
+    if not count:
+        return request
+    seed = None if request.seed is None else (request.seed + count) % 2**31
+    return replace(request, choices=request.choices - count, seed=seed)

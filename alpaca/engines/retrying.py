@@ -67,6 +67,10 @@ class Attempts:
             model=model,
         )
 
+    def given_up(self, reason: str) -> RequestLost:
+        """The request as it is lost now, for a reason of the asker's own."""
+        return RequestLost(self.request_id, reason, self.lost, self.made)
+
     def check_retry(self, reason: str) -> None:
         """Ask whether one more attempt may be paid for.
 

@@ -11,7 +11,17 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
-from alpaca.engines.exchange import Answer, BeforeRetry, EngineSettings, Reply, Request, RequestLost, Usage
+from alpaca.engines.exchange import (
+    NOT_SENT,
+    Answer,
+    BeforeRetry,
+    EngineSettings,
+    Reply,
+    Request,
+    RequestLost,
+    Usage,
+    Wanted,
+)
 from alpaca.engines.wire import messages_of, prompt_text
 from alpaca.errors import RunFailed, UserError
 
@@ -60,17 +70,22 @@ class VllmOffline:
         """Exact for the prompt; every answer at its longest."""
         return Usage(len(self._prompt_ids(request)), request.choices * request.max_tokens)
 
-    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
+    async def answer(
+        self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
+    ) -> Reply:
         """Ask once; nothing is billed, so nothing is retried.
 
         Raises:
-            RequestLost: vLLM refuses the request, as for a prompt that is too long, or fails on it.
+            RequestLost: vLLM refuses the request, as for a prompt that is too long, or fails on it, or the
+                request is not wanted any more when its turn comes.
             RunFailed: vLLM is not running any more.
         """
         started = time.monotonic()
         prompt = {"prompt_token_ids": self._prompt_ids(request)}
         final = None
         async with self._places:
+            if wanted is not None and not wanted():
+                raise RequestLost(request.id, NOT_SENT, Usage(), 0)
             try:
                 number = f"{next(self._numbers)}-{request.id}"
                 async for output in self._engine.generate(prompt, sampling(request), number):

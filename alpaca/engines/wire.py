@@ -6,7 +6,7 @@ limit on the answer's length under its other name, parameters that are left out.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alpaca.engines.exchange import Answer, Request, Usage
@@ -14,8 +14,17 @@ from alpaca.engines.exchange import Answer, Request, Usage
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 CHAT_OVERHEAD = 256  # tokens a server may put around the messages of its own: roles, its template, a system prompt
 MESSAGE_OVERHEAD = 16
-LEAVABLE = ("temperature", "top_p", "stop", "seed")
-_REFUSALS = ("unsupported", "not support", "unrecognized", "unknown parameter", "unexpected", "not permitted")
+LEAVABLE = ("temperature", "top_p", "stop", "seed", "n")
+_ONE_CHOICE = "one completion choice"  # a refusal of `n` that does not name it
+_REFUSALS = (
+    "unsupported",
+    "not support",
+    "unrecognized",
+    "unknown parameter",
+    "unexpected",
+    "not permitted",
+    _ONE_CHOICE,
+)
 
 
 Read = tuple[tuple[Answer, ...], Usage, str]  # what a body holds: answers, usage, model
@@ -47,7 +56,7 @@ class Dialect:
         lowered, code = message.lower(), str(error.get("code", ""))
         if not (code.startswith("unsupported") or any(sign in lowered for sign in _REFUSALS)):
             return None
-        named = str(error.get("param") or "")
+        named = "n" if _ONE_CHOICE in lowered else str(error.get("param") or "")
         for key in ("max_tokens", *LEAVABLE):
             if key not in sent or not (named == key or (not named and f"'{key}'" in message.replace('"', "'"))):
                 continue
@@ -77,7 +86,7 @@ def body_of(request: Request, *, model: str, api: str, dialect: Dialect) -> dict
     if request.seed is not None:
         optional["seed"] = request.seed
     body.update({key: value for key, value in optional.items() if key not in dialect.left_out})
-    if request.choices > 1:
+    if request.choices > 1 and "n" not in dialect.left_out:
         body["n"] = request.choices
     if request.schema is not None:
         named = {"name": "answer", "schema": request.schema, "strict": True}
@@ -110,19 +119,20 @@ def most_of(request: Request) -> Usage:
     """An upper bound of what a server can bill for one attempt, without knowing its tokenizer.
 
     A token of a byte-level vocabulary stands for at least one byte of UTF-8, so a prompt has at most as
-    many tokens as bytes, plus what the server writes around it.
+    many tokens as bytes, plus what the server writes around it. The prompt counts once for each choice: a
+    server that gives one at a time is asked as often.
     """
     messages = messages_of(request)
     text = sum(len(part.encode("utf-8")) for message in messages for part in message.values())
     schema = len(json.dumps(request.schema)) if request.schema is not None else 0
     around = CHAT_OVERHEAD + MESSAGE_OVERHEAD * len(messages)
-    return Usage(text + schema + around, request.max_tokens * request.choices)
+    return Usage((text + schema + around) * request.choices, request.max_tokens * request.choices)
 
 
 def likely_tokens(request: Request) -> int:
     """What rate limiters count for a request: its longest answers, and a token for every four bytes of prompt."""
     most = most_of(request)
-    return most.prompt_tokens // 4 + most.completion_tokens
+    return most.prompt_tokens // (4 * request.choices) + most.completion_tokens
 
 
 def answers_of(payload: Any, request: Request) -> Read:
@@ -137,7 +147,8 @@ def answers_of(payload: Any, request: Request) -> Read:
     if not isinstance(choices, list) or not choices:
         raise Malformed("the body has no choices")
     answers = tuple(_answer(choice, request) for choice in choices)
-    return answers, _usage(payload.get("usage"), request), str(payload.get("model") or "")
+    asked = replace(request, choices=len(answers))
+    return answers, _usage(payload.get("usage"), asked), str(payload.get("model") or "")
 
 
 def _answer(choice: Any, request: Request) -> Answer:

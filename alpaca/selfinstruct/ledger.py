@@ -1,105 +1,40 @@
-"""The ledger: every request and its fate, every candidate and its verdict, on disk before either counts.
+"""The ledger of a generation: requests and candidates with their fates, on disk before either counts.
 
-`requests.jsonl` has a line when a request is sent (with the most it may cost), before each retry, and
-when its answer arrives, is given up or refused. A request that was sent and has no further line was under way
-when the process died: it is booked at its most as lost, and asked again. `tasks.jsonl` has a line for
-each candidate. A last line without its end was never counted: it is cut off when the file is opened.
+`requests.jsonl` is the ledger of requests (`alpaca.engines.ledger`), `tasks.jsonl` has a line for each candidate.
 """
 
-import hashlib
 import json
-import os
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from alpaca.engines.exchange import Answer, Reply, Request, RequestLost, Usage
+from alpaca.engines.ledger import RequestLedger, close_durably, line_of, opened
 from alpaca.errors import UserError
 from alpaca.selfinstruct.judging import Judged
 
 REQUESTS, TASKS = "requests.jsonl", "tasks.jsonl"
-SENT, RETRY, ANSWER, LOST, REFUSED = "sent", "retry", "answer", "lost", "refused"
+_WAY_OUT = "use another output_dir=DIR"
 _COMPARED = ("answer", "number", "verdict", "instruction", "input", "output")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a request, in an earlier process if `replayed`: its answers, or none when it was lost.
-
-    `digest` is of what was asked.
-    """
-
-    answers: tuple[Answer, ...]
-    digest: str
-    lost: bool = False
-    replayed: bool = False
-
-
-@dataclass(frozen=True)
-class Past:
-    """What the ledger says about the time before this process.
-
-    Attributes:
-        outcomes: request to its answers or its loss.
-        spent: usage of answers that arrived.
-        lost: the most that attempts without one may have been billed, requests under way at the end included.
-        sent: requests that went out.
-    """
-
-    outcomes: dict[str, Outcome]
-    spent: Usage
-    lost: Usage
-    sent: int
-
-
-class Ledger:
+class Ledger(RequestLedger):
     """The two files of one generation, open for appending; the directory's lock keeps others away."""
 
     def __init__(self, folder: Path, *, keeps_under_way: bool):
         """Open and replay.
 
         Args:
-            keeps_under_way: the engine finds again what it had sent (a batch on the server), so a request
-                without a fate is not lost.
+            keeps_under_way: see `RequestLedger`.
 
         Raises:
             UserError: a line that cannot be read; names it.
         """
-        self._keeps = keeps_under_way
-        records, self._requests = _opened(folder / REQUESTS)
-        self.past = self._replayed(records, folder / REQUESTS)
-        judged, self._tasks = _opened(folder / TASKS)
+        super().__init__(folder / REQUESTS, keeps_under_way=keeps_under_way, way_out=_WAY_OUT)
+        judged, self._tasks = opened(folder / TASKS, _WAY_OUT)
         self._known: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for record in judged:
             self._known[record["request"]].append(record)
         self._folder = folder
-
-    def sent(self, request: Request, most: Usage) -> None:
-        """A request is about to go out and may cost `most`."""
-        line = {"event": SENT, "request": request.id, "digest": digest(request), "most": asdict(most)}
-        self._append({**line, **_asked(request)})
-
-    def retry(self, request: Request, lost: Usage) -> None:
-        """One more attempt is about to go out; those before may have cost `lost`."""
-        self._append({"event": RETRY, "request": request.id, "lost": asdict(lost)})
-
-    def answered(self, reply: Reply, asked: str, cost: float | None, lost_cost: float | None, time: float) -> None:
-        """The answer arrived; on the disk itself when this returns, since it was paid for."""
-        line = {"event": ANSWER, "digest": asked, **asdict(reply), "cost_usd": cost, "lost_usd": lost_cost}
-        line["request"] = line.pop("request_id")
-        self._append({**line, "time": round(time, 3)}, durable=True)
-
-    def lost(self, error: RequestLost, asked: str, lost_cost: float | None, time: float) -> None:
-        """The request was given up."""
-        line = {"event": LOST, "request": error.request_id, "digest": asked, "reason": error.reason}
-        more = {"lost": asdict(error.lost), "attempts": error.attempts, "lost_usd": lost_cost, "time": round(time, 3)}
-        self._append({**line, **more}, durable=True)
-
-    def refused(self, request: Request, reason: str, lost: Usage) -> None:
-        """The server refused for good (key, model, quota); attempts before may have cost `lost`."""
-        self._append({"event": REFUSED, "request": request.id, "reason": reason, "lost": asdict(lost)})
 
     def judged(self, request: str, found: list[Judged]) -> None:
         """The candidates of a request; those an earlier process wrote are compared, not written again.
@@ -117,101 +52,15 @@ class Ledger:
                         "with the version that made them, or start anew with another output_dir=DIR"
                     )
             else:
-                self._tasks.write(_line(record))
+                self._tasks.write(line_of(record))
         self._tasks.flush()
 
     def close(self) -> None:
         """Close both files, all of it on disk."""
-        for stream in (self._requests, self._tasks):
-            stream.flush()
-            os.fsync(stream.fileno())
-            stream.close()
-
-    def _append(self, record: dict[str, Any], *, durable: bool = False) -> None:
-        self._requests.write(_line(record))
-        self._requests.flush()
-        if durable:
-            os.fsync(self._requests.fileno())
-
-    def _replayed(self, records: list[dict[str, Any]], file: Path) -> Past:
-        outcomes: dict[str, Outcome] = {}
-        under_way: dict[str, tuple[Usage, Usage]] = {}
-        spent, lost, sent = Usage(), Usage(), 0
-        for number, record in enumerate(records, 1):
-            try:
-                request, event = record["request"], record["event"]
-                if event == SENT:
-                    if request in under_way and not self._keeps:  # an earlier process died here
-                        lost += _sum(under_way[request])
-                    under_way[request] = Usage(**record["most"]), Usage()
-                    sent += 1
-                elif event == RETRY:
-                    under_way[request] = under_way[request][0], Usage(**record["lost"])
-                else:
-                    under_way.pop(request, None)
-                    lost += Usage(**record["lost"])
-                    if event == REFUSED:
-                        continue
-                    if event == ANSWER:
-                        spent += Usage(**record["usage"])
-                    answers = tuple(Answer(**answer) for answer in record.get("answers", ()))
-                    outcomes[request] = Outcome(answers, record["digest"], lost=event == LOST)
-            except (KeyError, TypeError):
-                raise UserError(f"{file}, line {number}: no line of a ledger; use another output_dir=DIR") from None
-        if not self._keeps:
-            for request in under_way.values():
-                lost += _sum(request)
-        return Past(outcomes, spent, lost, sent)
-
-
-def digest(request: Request) -> str:
-    """16 hexadecimal digits of all that a request asks, its sampling included."""
-    text = json.dumps(asdict(request), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _asked(request: Request) -> dict[str, Any]:
-    return {"prompt": request.prompt} if request.prompt is not None else {"messages": list(request.messages)}
-
-
-def _sum(pair: tuple[Usage, Usage]) -> Usage:
-    return pair[0] + pair[1]
-
-
-def _opened(file: Path) -> tuple[list[dict[str, Any]], BinaryIO]:
-    """The records of a file, and the file open at the end of its last whole line.
-
-    Raises:
-        UserError: a whole line that is no JSON object.
-    """
-    stream = file.open("a+b")
-    stream.seek(0)
-    content = stream.read()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        stream.truncate(end)
-    return list(_records(content[:end], file)), stream
-
-
-def _records(content: bytes, file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise UserError(f"{file}, line {number}: not JSON; mend it or use another output_dir=DIR")
-        yield record
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    """JSON in UTF-8; what UTF-8 cannot say (half a surrogate pair from a server) is escaped."""
-    try:
-        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(record) + "\n").encode()
+        super().close()
+        close_durably(self._tasks)
 
 
 def _readable(record: dict[str, Any]) -> dict[str, Any]:
     """The record as it reads back from the file."""
-    return dict(json.loads(_line(record)))
+    return dict(json.loads(line_of(record)))

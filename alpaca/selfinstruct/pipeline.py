@@ -6,17 +6,18 @@ it counts. What the ledger already has is taken from there and not asked again. 
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from alpaca.engines.budget import Budget, Reservation
-from alpaca.engines.exchange import Engine, Request, RequestLost, Usage
+from alpaca.engines.asking import Asker
+from alpaca.engines.budget import Budget
+from alpaca.engines.exchange import Engine, Request
+from alpaca.engines.ledger import Outcome, digest
 from alpaca.engines.prices import Prices
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct.judging import KEPT, Judged
-from alpaca.selfinstruct.ledger import Ledger, Outcome, digest
+from alpaca.selfinstruct.ledger import Ledger
 from alpaca.selfinstruct.stages import Stage
 
 
@@ -57,7 +58,6 @@ class Pipeline:
 
     Attributes:
         tally: what happened so far.
-        sent: requests that went out, in earlier processes too.
         report: called after each request taken.
     """
 
@@ -80,16 +80,19 @@ class Pipeline:
             say: a line for the user.
         """
         self.tally = Tally()
-        self._engine, self._ledger, self._budget, self._prices = engine, ledger, budget, prices
+        self._asker = Asker(engine, ledger, budget, prices, keeps_under_way=keeps_under_way)
+        self._ledger, self._budget = ledger, budget
         self._concurrency, self._give_up_after = concurrency, give_up_after
         self._keeps, self._say = keeps_under_way, say
         self.report: Callable[[Stage], None] = lambda stage: None
-        self.sent = ledger.past.sent
         self._under_way: dict[asyncio.Task[Outcome], int] = {}
         self._stopping: asyncio.Event = asyncio.Event()
         self._barren = self._silent = 0
-        self._ending = self._done = False
-        budget.book(ledger.past.spent, ledger.past.lost)
+
+    @property
+    def sent(self) -> int:
+        """Requests that went out, in earlier processes too."""
+        return self._asker.sent
 
     def interrupt(self) -> None:
         """Ask for nothing more and end when what is under way has arrived; a second time ends at once."""
@@ -99,6 +102,7 @@ class Pipeline:
         elif self._under_way:
             self._say(f"interrupted: waiting for {len(self._under_way)} answers under way; Ctrl-C again stops at once")
         self._stopping.set()
+        self._asker.ending = True
 
     async def run(self, stage: Stage) -> None:
         """Ask until the stage is done.
@@ -113,7 +117,7 @@ class Pipeline:
         arrived: dict[int, Outcome] = {}
         taken = sent = 0
         self._barren = self._silent = 0
-        self._ending = self._done = False
+        self._asker.ending, self._asker.done = self._stopping.is_set(), False
         try:
             while not stage.done:
                 while taken in arrived and not (stage.done or self._stopping.is_set()):
@@ -132,7 +136,7 @@ class Pipeline:
                     if not task.cancelled():
                         arrived[k] = task.result()
         finally:
-            self._done = stage.done
+            self._asker.done = stage.done
             await self._drain()
         if self._stopping.is_set() and not stage.done:
             raise KeyboardInterrupt
@@ -164,49 +168,11 @@ class Pipeline:
         return under_way < self._concurrency and under_way + waiting < stage.wanted()
 
     def _send(self, request: Request, k: int) -> bool:
-        most = self._engine.most(request)
-        reservation = self._budget.reserve(most)
+        reservation = self._asker.reserve(request)
         if reservation is None:
             return False
-        self._ledger.sent(request, most)
-        self.sent += 1
-        self._under_way[asyncio.create_task(self._ask(request, most, reservation))] = k
+        self._under_way[asyncio.create_task(self._asker.ask(request, reservation))] = k
         return True
-
-    async def _ask(self, request: Request, most: Usage, reservation: Reservation) -> Outcome:
-        lost, asked, let_go = Usage(), digest(request), False
-
-        def pay_again(so_far: Usage) -> bool:
-            nonlocal lost, let_go
-            lost = so_far
-            let_go = self._ending or self._stopping.is_set()
-            if let_go or not reservation.allows_retry(so_far):
-                return False
-            self._ledger.retry(request, so_far)
-            return True
-
-        try:
-            reply = await self._engine.answer(request, before_retry=pay_again)
-        except RequestLost as error:
-            self._budget.settle(reservation, Usage(), error.lost)
-            if let_go:  # not its fate: the next process asks it again
-                self._ledger.refused(request, "no retry after the end", error.lost)
-                return Outcome((), asked, lost=True)
-            self._ledger.lost(error, asked, self._cost(error.lost), time.time())
-            return Outcome((), asked, lost=True)
-        except UserError as error:
-            self._budget.settle(reservation, Usage(), lost)
-            self._ledger.refused(request, str(error), lost)
-            raise
-        except BaseException:  # cancelled: nobody will know what it cost
-            found_again = self._keeps and not self._done
-            self._budget.settle(reservation, Usage(), Usage() if found_again else lost + most)
-            if self._keeps and self._done:
-                self._ledger.refused(request, "not needed any more", lost + most)
-            raise
-        self._budget.settle(reservation, reply.usage, reply.lost)
-        self._ledger.answered(reply, asked, self._cost(reply.usage), self._cost(reply.lost), time.time())
-        return Outcome(reply.answers, asked)
 
     def _replay(self, request: Request, outcome: Outcome) -> Outcome:
         if outcome.digest != digest(request):
@@ -264,16 +230,13 @@ class Pipeline:
 
     async def _drain(self) -> None:
         """End what is under way: wait for it, or let go of it where the engine finds it again."""
-        self._ending = True
+        self._asker.ending = True
         if self._keeps:
             for task in self._under_way:
                 task.cancel()
         if self._under_way:
             await asyncio.gather(*self._under_way, return_exceptions=True)
         self._under_way.clear()
-
-    def _cost(self, usage: Usage) -> float | None:
-        return None if self._prices is None else self._prices.cost(usage)
 
     def _spent(self, stage: Stage) -> str:
         budget = self._budget

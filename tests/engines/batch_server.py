@@ -22,7 +22,9 @@ class BatchServer(Server):
             is a status with the error object `error`.
         refusals: error objects with which the first batches are refused in validation.
         lose_create: the answer to so many creations is lost on the way, though the batch exists.
+        late: so many lists do not show a batch yet whose creation was not answered.
         hold_create: answers to creations are kept back until the server ends.
+        cancels: a batch that is cancelled ends, with what was done; without, it stays `cancelling` for ever.
 
     Attributes:
         batches: by id, as the server describes them.
@@ -37,12 +39,16 @@ class BatchServer(Server):
         items: Sequence[str | int | None] = (),
         refusals: Sequence[dict[str, Any]] = (),
         lose_create: int = 0,
+        late: int = 0,
+        cancels: bool = True,
         hold_create: bool = False,
         **given: Any,
     ):
         super().__init__(responder, **given)
         self.polls, self.items, self.refusals, self.lose_create = polls, items, list(refusals), lose_create
-        self.hold_create = hold_create
+        self.hold_create, self.late, self.cancels = hold_create, late, cancels
+        self.hidden: dict[str, int] = {}
+        self.cancelled: list[str] = []
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.lines: list[dict[str, Any]] = []
@@ -63,6 +69,8 @@ class BatchServer(Server):
                 return self._upload(http, content)
             if (method, path) == ("GET", "/batches"):
                 return self._list(http, query)
+            if (method == "POST") and (match := re.fullmatch(r"/batches/([\w-]+)/cancel", path)):
+                return self._cancel(http, match[1])
             if (method == "GET") and (match := re.fullmatch(r"/batches/([\w-]+)", path)):
                 return self._look(http, match[1])
             if (method == "GET") and (match := re.fullmatch(r"/files/([\w-]+)/content", path)):
@@ -90,6 +98,8 @@ class BatchServer(Server):
             self.batches[name] = batch
             self.lose_create -= 1
             lost = self.lose_create >= 0
+            if lost:
+                self.hidden[name] = self.late
         if self.hold_create:
             self.closing.wait(60)
         if lost:
@@ -98,7 +108,8 @@ class BatchServer(Server):
 
     def _list(self, http: Any, query: str) -> None:
         """Newest first, two a page."""
-        names = sorted(self.batches, reverse=True)
+        names = sorted((name for name in self.batches if self.hidden.get(name, 0) <= 0), reverse=True)
+        self.hidden = {name: left - 1 for name, left in self.hidden.items()}
         after = re.search(r"after=([\w-]+)", query)
         names = names[names.index(after[1]) + 1 :] if after else names
         page = [self.batches[name] for name in names[:2]]
@@ -115,6 +126,14 @@ class BatchServer(Server):
         if done and batch["status"] == "in_progress":
             self._complete(batch)
         return http.send_json(200, batch)
+
+    def _cancel(self, http: Any, name: str) -> None:
+        batch = self.batches[name]
+        self.cancelled.append(name)
+        if self.cancels:
+            self._complete(batch)
+        batch["status"] = "cancelled" if self.cancels else "cancelling"
+        http.send_json(200, batch)
 
     def _complete(self, batch: dict[str, Any]) -> None:
         output, errors = [], []

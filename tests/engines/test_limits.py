@@ -113,6 +113,46 @@ def test_announced_requests_are_not_overdrawn(clock: Clock):
     assert limits.admit(1) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("reset", ["1764050030", "1764050030000", "1764050030.5"])
+def test_a_reset_may_be_a_moment_since_1970(reset: str, clock: Clock):
+    limits = Limits(100, clock, wall_clock=lambda: 1764050000.0)
+    limits.learn({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0",
+                  "x-ratelimit-reset-requests": reset})  # fmt: skip
+    assert limits.admit(1) == pytest.approx(0.5, abs=0.1)  # 60 in half a minute
+    clock.now += 31
+    assert admitted(limits) == 60
+
+
+def test_at_its_reset_a_limit_is_whole_again_whatever_was_used_since(clock: Clock):
+    limits = Limits(1000, clock)
+    limits.learn({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59",
+                  "x-ratelimit-reset-requests": "60s"})  # fmt: skip
+    assert admitted(limits) == 59
+    clock.now += 60
+    assert admitted(limits) == 60
+
+
+def test_a_full_limit_that_is_used_up_refills(clock: Clock):
+    limits = Limits(1000, clock)
+    limits.learn({"x-ratelimit-limit-requests": "10", "x-ratelimit-remaining-requests": "10",
+                  "x-ratelimit-reset-requests": "60s"})  # fmt: skip
+    assert admitted(limits) == 10
+    waited = 0.0
+    for _ in range(20):
+        while (wait := limits.admit(1)) > 0:
+            assert wait <= 60
+            clock.now += wait + 1e-6
+            waited += wait
+    assert waited <= 180
+
+
+def test_a_reset_years_away_limits_nothing(clock: Clock):
+    limits = Limits(3, clock, wall_clock=lambda: 0.0)
+    limits.learn({"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0",
+                  "x-ratelimit-reset-requests": "1764050000"})  # fmt: skip
+    assert admitted(limits) == 3
+
+
 def test_a_request_larger_than_the_whole_limit_goes_out_when_the_limit_is_full(clock: Clock):
     limits = Limits(4, clock)
     limits.learn({"x-ratelimit-limit-tokens": "100", "x-ratelimit-remaining-tokens": "100",

@@ -176,6 +176,51 @@ def test_a_batch_whose_creation_was_not_answered_is_not_created_twice():
         assert len(server.batches) == 1
 
 
+def test_a_batch_that_was_created_twice_after_all_is_done_once(caplog: pytest.LogCaptureFixture):
+    with BatchServer(echo, lose_create=1, late=1) as server:  # not there when it is looked for, but soon after
+        assert texts(asked(settings(server), *questions(6))) == EXPECTED
+        assert len(server.batches) == 2
+        assert server.cancelled == ["batch-1"]
+        assert "created twice" in caplog.text
+
+
+def test_a_batch_that_never_ends_is_cancelled_and_what_it_gave_is_taken():
+    with BatchServer(echo, polls=None, items=[None, "missing"]) as server:
+        outcomes = asked(settings(server), *questions(2), window_s=0.2)
+        assert server.cancelled[0] == "batch-0"
+        assert texts(outcomes) == EXPECTED[:2]
+        assert [one.attempts for one in outcomes] == [1, 2]
+
+
+def test_a_batch_that_cannot_even_be_cancelled_is_given_up_and_booked():
+    with BatchServer(echo, polls=None, cancels=False) as server:
+        (lost,) = asked(settings(server), *questions(1), window_s=0.1, cancel_s=0.1)
+    assert isinstance(lost, RequestLost)
+    assert "is not over after" in str(lost)
+    assert (lost.attempts, lost.lost.completion_tokens) == (2, 20)
+    assert server.cancelled == ["batch-0", "batch-1"]
+
+
+def test_after_a_restart_an_old_dialect_is_no_reason_to_stop(tmp_path: Path):
+    error = {"message": "Unsupported parameter: 'max_tokens'", "param": "max_tokens", "code": "unsupported_parameter"}
+
+    async def one_by_one(engine: OpenAIBatch) -> list[Any]:
+        return [(await asyncio.gather(engine.answer(one), return_exceptions=True))[0] for one in questions(2)]
+
+    with BatchServer(echo, items=[400, 400], error=error) as server:
+        assert texts(asked(settings(server, tmp_path), *questions(2))) == EXPECTED[:2]
+        assert texts(using(settings(server, tmp_path), one_by_one)) == EXPECTED[:2]  # the second knows better by then
+        assert len(server.lines) == 4
+
+
+def test_after_a_restart_what_was_refused_then_is_asked_again(tmp_path: Path):
+    with BatchServer(echo, items=[403, 400], error={"message": "not today"}) as server:
+        first = asked(settings(server, tmp_path), *questions(2))
+        assert [type(one) for one in first] == [UserError, RequestLost]
+        assert texts(asked(settings(server, tmp_path), *questions(2))) == EXPECTED[:2]
+        assert len(server.lines) == 4
+
+
 def test_the_same_id_with_another_question_is_another_request(tmp_path: Path):
     with BatchServer(echo) as server:
         asked(settings(server, tmp_path), Request("r", prompt="one"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from servers import FAULTS, Server, question
+from servers import FAULTS, Server, question, wait_until
 
 from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import EngineSettings, Reply, Request, RequestLost, Usage
@@ -193,7 +193,6 @@ def test_announced_limits_are_kept():
     (403, {"message": "KEY may not"}, "does not let this key"),
     (404, {"message": "The model does not exist", "code": "model_not_found"}, "model=m: unknown to"),
     (429, {"message": "You exceeded your current quota", "code": "insufficient_quota"}, "quota or credit"),
-    (400, {"message": "max_tokens is too large"}, "max_tokens is too large"),
 ])  # fmt: skip
 def test_what_no_retry_mends_stops_everything_at_once(
     status: int, error: dict[str, str], words: str, key: str, caplog: pytest.LogCaptureFixture
@@ -217,6 +216,84 @@ def test_what_no_retry_mends_stops_everything_at_once(
         assert key not in "".join(traceback.format_exception(raised))
     assert key not in caplog.text
     assert server.authorizations == [f"Bearer {key}"]
+
+
+def test_a_setting_that_spoils_every_request_stops_after_the_first_few():
+    async def work(engine: OpenAIServer) -> list[BaseException]:
+        requests = [Request(f"r{n}", prompt="Hello") for n in range(9)]
+        return [(await asyncio.gather(engine.answer(one), return_exceptions=True))[0] for one in requests]
+
+    with Server(script=[400] * 9, error={"message": "max_tokens is too large"}) as server:
+        errors = using(settings(server), work)
+        assert len(server.requests) == 5
+    assert [type(one) for one in errors] == [RequestLost] * 4 + [UserError] * 5
+    assert "max_tokens is too large" in str(errors[-1])
+    assert "the first 5 requests all; change what it names" in str(errors[-1])
+
+
+def test_a_bad_row_among_good_ones_is_lost_alone_with_its_reason():
+    def check(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        return (400, {"message": "row 3 is bad"}) if question(body) == "3" else None
+
+    with Server(check=check) as server:
+        outcomes = asked(settings(server), *(Request(f"r{n}", prompt=f"{n}") for n in range(8)))
+    assert [isinstance(one, Reply) for one in outcomes] == [n != 3 for n in range(8)]
+    assert isinstance(outcomes[3], RequestLost)
+    assert "row 3 is bad" in str(outcomes[3])
+    assert outcomes[3].lost == Usage()
+
+
+@pytest.mark.parametrize("script", [["429"] * 9, [None] * 9], ids=["in the back-off", "at the gate"])
+def test_what_is_not_wanted_any_more_is_not_sent_however_long_it_waits(script: list[str | None]):
+    """A server that lets nobody in for ten minutes; the end comes after the first request."""
+    held = {"Retry-After": "600", "x-ratelimit-limit-requests": "1", "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": "600s"}  # fmt: skip
+    ended = asyncio.Event()
+
+    async def work(engine: OpenAIServer) -> list[Any]:
+        requests = [Request(f"r{n}", prompt=f"{n}") for n in range(4)]
+        waiting = [asyncio.create_task(engine.answer(one, wanted=lambda: not ended.is_set())) for one in requests]
+        await asyncio.to_thread(wait_until, lambda: len(server.requests) > 0 and server.under_way == 0)
+        await asyncio.sleep(0.05)
+        ended.set()
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+    with Server(script=script, headers=held) as server:
+        outcomes = using(settings(server, concurrency=1), work)
+        assert len(server.requests) == 1
+    lost = [one for one in outcomes if isinstance(one, RequestLost)]
+    assert len(lost) == 4 - (script[0] is None)
+    assert {one.lost for one in lost} == {Usage()}
+    assert all("nobody needs its answer" in str(one) for one in lost)
+    assert sum(one.attempts for one in lost) == (script[0] is not None)
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["ignores n", "refuses n"])
+def test_a_server_that_gives_one_choice_at_a_time_is_asked_for_the_others(refuses: bool):
+    def check(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        return (400, {"message": "Only one completion choice is allowed"}) if refuses and "n" in body else None
+
+    def one(body: dict[str, Any]) -> list[str]:
+        return [f"seed {body['seed']}"]
+
+    request = Request("r", prompt="Hello", choices=3, seed=2**31 - 1, max_tokens=5)
+    with Server(one, check=check) as server:
+        given = settings(server)
+        reply = ask(given, request)
+        most = using(given, lambda engine: _value(engine.most(request)))
+        assert len(server.requests) == 3 + refuses
+    assert [answer.text for answer in reply.answers] == ["seed 2147483647", "seed 0", "seed 1"]
+    assert reply.usage == server.usage
+    assert most.prompt_tokens >= reply.usage.prompt_tokens
+    assert most.completion_tokens >= reply.usage.completion_tokens
+
+
+def test_what_came_of_several_choices_is_kept_when_the_rest_is_lost():
+    with Server(lambda body: ["one"], script=[None, "503", "503"]) as server:
+        reply = ask(settings(server, retries=1), Request("r", prompt="Hello", choices=3))
+        assert reply.usage == server.usage
+    assert [answer.text for answer in reply.answers] == ["one"]
 
 
 def test_a_request_that_is_too_long_is_lost_alone():

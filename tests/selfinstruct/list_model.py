@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from alpaca import paths
-from alpaca.engines.exchange import Answer, BeforeRetry, Reply, Request, RequestLost, Usage
+from alpaca.engines.exchange import Answer, BeforeRetry, Reply, Request, RequestLost, Usage, Wanted
 
 VERBS = "Describe Explain List Compare Rewrite Summarise Classify Suggest Outline Translate Count Name".split()
 SEEDS = (paths.PACKAGE / "data" / "seed_tasks.jsonl").read_text(encoding="utf-8")
@@ -79,7 +79,9 @@ class MemoryEngine:
     def most(self, request: Request) -> Usage:
         return Usage(words(question(request)), request.max_tokens * request.choices)
 
-    async def answer(self, request: Request, *, before_retry: BeforeRetry | None = None) -> Reply:
+    async def answer(
+        self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
+    ) -> Reply:
         self.asked.append(request.id)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)

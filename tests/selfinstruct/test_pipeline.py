@@ -270,10 +270,10 @@ def test_no_more_requests_go_out_than_the_target_is_likely_to_need(tmp_path: Pat
 
 def test_a_server_that_refuses_ends_it_at_once_and_the_request_can_be_asked_again(tmp_path: Path):
     class Refusing(MemoryEngine):
-        async def answer(self, request: Any, *, before_retry: Any = None) -> Any:
+        async def answer(self, request: Any, **given: Any) -> Any:
             if request.id == "task-000004":
                 raise UserError("the quota is used up")
-            return await super().answer(request, before_retry=before_retry)
+            return await super().answer(request, **given)
 
     engine = Refusing()
     with pytest.raises(UserError, match="quota"):
