@@ -145,11 +145,11 @@ def score_ratio(pairs: Sequence[ScoredPair], *, resamples: int, seed: int) -> Ra
         return Ratio(first, second, Estimate(mean, nothing, nothing, nothing), unread)
     weights = np.random.default_rng(seed).multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=resamples)
     drawn = np.einsum("rn,nos->ros", weights, sums)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.nanmean(100 * drawn[:, seen, 0] / drawn[:, seen, 1], axis=1)
+    drawn = drawn[(drawn[:, seen, 1] > 0).all(axis=1)][:, seen]  # a sample of unread scores has no ratio
+    ratios = np.mean(100 * drawn[:, :, 0] / drawn[:, :, 1], axis=1)
     tail = (1 - LEVEL) / 2
-    low, high = (float(bound) for bound in np.nanquantile(ratios, [tail, 1 - tail]))
-    return Ratio(first, second, Estimate(mean, float(np.nanstd(ratios, ddof=1)), low, high), unread)
+    low, high = (float(bound) for bound in np.quantile(ratios, [tail, 1 - tail]))
+    return Ratio(first, second, Estimate(mean, float(np.std(ratios, ddof=1)), low, high), unread)
 
 
 def judged_of(pairs: Sequence[ScoredPair]) -> list[Judged]:
