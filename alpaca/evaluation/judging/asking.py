@@ -14,8 +14,9 @@ from alpaca.config import JudgeConfig
 from alpaca.engines.asking import Asker
 from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import Answer as Said
-from alpaca.engines.exchange import Request
+from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, RequestLedger
+from alpaca.engines.prices import ON_THIS_MACHINE
 from alpaca.errors import UserError
 from alpaca.evaluation.answers import Answer
 from alpaca.evaluation.judging import verdicts
@@ -121,9 +122,10 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
     priced = prices(filled)
     budget = Budget(usd=filled.budget_usd, tokens=filled.budget_tokens, prices=priced)
     keeps = filled.engine == "openai_batch"
+    engine = _opened(filled, place)
     ledger = RequestLedger(place / JUDGEMENTS, keeps_under_way=keeps, way_out="move the file away to judge anew")
     try:
-        panel = asyncio.run(_run(list(questions.values()), filled, place, ledger, budget, listener))
+        panel = asyncio.run(_run(list(questions.values()), filled, engine, ledger, budget, listener))
     except KeyboardInterrupt:
         listener.say(f"interrupted; the judgements so far are kept in {place}, and the same command continues")
         raise
@@ -145,18 +147,24 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
     return _Finished(judged, metrics, line)
 
 
+def _opened(filled: JudgeConfig, place: Path) -> Engine:
+    from alpaca.engines.opening import open_engine
+
+    try:
+        return open_engine(engine_settings(filled, str(place / "batches")))
+    except UserError as error:
+        raise in_our_words(error) from None
+
+
 async def _run(
     questions: Sequence[Request],
     filled: JudgeConfig,
-    place: Path,
+    engine: Engine,
     ledger: RequestLedger,
     budget: Budget,
     listener: Listener,
 ) -> Panel:
-    from alpaca.engines.opening import open_engine
-
     keeps = filled.engine == "openai_batch"
-    engine = open_engine(engine_settings(filled, str(place / "batches")))
     panel = Panel(
         Asker(engine, ledger, budget, prices(filled), keeps_under_way=keeps),
         ledger,
@@ -164,6 +172,7 @@ async def _run(
         concurrency=filled.concurrency or 1,
         give_up_after=filled.give_up_after,
         keeps_under_way=keeps,
+        cached=filled.cache and not _may_change(filled),
         readable=_readable,
         say=listener.say,
     )
@@ -210,6 +219,11 @@ def _judgement(outcome: Outcome | None, first: bool) -> Judgement:
     if verdict is None:
         return Judgement(None, first, reason=text)
     return Judgement(verdicts.points(verdict, model_first=first), first, reason=verdict.reason)
+
+
+def _may_change(filled: JudgeConfig) -> bool:
+    """Whether the judge's name may mean another model tomorrow: weights in a folder."""
+    return filled.engine in ON_THIS_MACHINE and Path(filled.model or "").expanduser().is_dir()
 
 
 def _readable(answer: Said) -> bool:

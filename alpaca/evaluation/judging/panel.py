@@ -45,6 +45,7 @@ class Panel:
         concurrency: int,
         give_up_after: int,
         keeps_under_way: bool,
+        cached: bool,
         readable: Callable[[Answer], bool],
         say: Callable[[str], None],
     ):
@@ -53,6 +54,7 @@ class Panel:
         Args:
             judge: its name, written into the cache.
             keeps_under_way: the engine finds its requests again after a restart, so nobody waits for them.
+            cached: take judgements from the cache, and keep them there.
             readable: whether an answer has a verdict; only such go into the cache.
         """
         self.counts = Counts()
@@ -60,7 +62,8 @@ class Panel:
         self.on_judged: Callable[[int, int], None] = lambda done, total: None
         self._asker, self._ledger, self._judge = asker, ledger, judge
         self._concurrency, self._give_up_after = concurrency, give_up_after
-        self._keeps, self._readable, self._say = keeps_under_way, readable, say
+        self._keeps, self._cached = keeps_under_way, cached
+        self._readable, self._say = readable, say
         self._under_way: dict[asyncio.Task[Outcome], Request] = {}
         self._stopping = asyncio.Event()
         self._lost_in_a_row = 0
@@ -116,7 +119,8 @@ class Panel:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, before)
+            if before is not None:
+                signal.signal(signal.SIGINT, before)
 
     def _known(self, question: Request) -> bool:
         """Whether ledger or cache has an answer; the cache's is written into the ledger, at no cost."""
@@ -126,7 +130,7 @@ class Panel:
             self.outcomes[question.id] = past
             self._keep(question, past)
             return True
-        stored = cache.kept(question.id)
+        stored = cache.kept(question.id) if self._cached else None
         if stored is None or not self._readable(stored):
             return False
         asked = digest(question)
@@ -157,7 +161,7 @@ class Panel:
             )
 
     def _keep(self, question: Request, outcome: Outcome) -> None:
-        if outcome.answers and self._readable(outcome.answers[0]):
+        if self._cached and outcome.answers and self._readable(outcome.answers[0]):
             cache.keep(question.id, outcome.answers[0], self._judge)
 
     async def _some_finished(self) -> list[asyncio.Task[Outcome]]:

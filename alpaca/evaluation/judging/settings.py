@@ -125,7 +125,8 @@ def check_ready(settings: JudgeConfig) -> None:
 
 def in_our_words(error: UserError) -> UserError:
     """An engine knows its settings by their own names; the user types them with the section in front."""
-    return UserError(_ENGINE_KEYS.sub(rf"{SECTION}.\1", str(error)))
+    text = _ENGINE_KEYS.sub(rf"{SECTION}.\1", str(error))
+    return UserError(text.replace("model.weights", f"{SECTION}.model"))
 
 
 def _check_address(filled: JudgeConfig) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 A, B, TIE = "A", "B", "tie"
 _LINE = re.compile(r"[*_\s]*verdict[*_\s]*:[*_\s]*(a|b|tie)[*_\s]*\.?[*_\s]*", re.IGNORECASE)
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL | re.IGNORECASE)
+_OBJECT = re.compile(r"^\{", re.MULTILINE)
+_FENCE = re.compile(r"```(?:json)?[ \t]*\n((?:(?!```).)*?)\n?[ \t]*```$", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,17 @@ class Verdict:
 def read(text: str) -> Verdict | None:
     """The verdict of an answer in either form; None where it has none.
 
-    Read are: the whole text as a JSON object with `verdict`, in a code fence or not; a last line that is
-    such an object; a last line `Verdict: A`. Anything before the last line may be reasoning.
+    Read are: a text that ends with a JSON object with `verdict`, begun on a line of its own, in a code fence or
+    not; and a text whose last line is `Verdict: A`. Whatever stands before may be reasoning.
     """
     text = text.strip()
-    fenced = _FENCE.fullmatch(text)
-    if found := _from_json(fenced[1] if fenced else text):
-        return found
-    if not text:
-        return None
+    if fenced := _FENCE.search(text):
+        text = fenced[1].strip()
     rest, _, last = text.rpartition("\n")
     if line := _LINE.fullmatch(last.strip()):
         return Verdict(_spelt(line[1]) or TIE, rest.strip())
-    return _from_json(last)
+    objects = [found.start() for found in _OBJECT.finditer(text)]
+    return _from_json(text[objects[-1] :]) if objects else None
 
 
 def points(verdict: Verdict, *, model_first: bool) -> float:

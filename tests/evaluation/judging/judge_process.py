@@ -1,4 +1,4 @@
-"""A judgement in a process of its own, to be killed: judge_process.py PLACE URL COUNT."""
+"""A judgement in a process of its own, to be killed: judge_process.py PLACE URL COUNT ENGINE."""
 
 import json
 import sys
@@ -13,10 +13,11 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.judging.command import judge
 
 
-def main(place: str, url: str, count: str) -> int:
+def main(place: str, url: str, count: str, engine: str) -> int:
     made = BiasedJudge(int(count))
+    chosen = settings(url, engine=engine, concurrency=4 if engine == "openai" else None, poll_s=0.05)
     try:
-        scores = judge(made.answers, settings(url, concurrency=4), Path(place), say=print, references=made.baseline)
+        scores = judge(made.answers, chosen, Path(place), say=print, references=made.baseline)
     except (UserError, RunFailed) as error:
         print(f"alpaca: {error}", file=sys.stderr)
         return error.exit_status
