@@ -69,9 +69,10 @@ def asked(
         )
     keep = drawn([pair.id for pair in pairs], settings.rows, settings.seed)
     pairs = [pair for pair in pairs if pair.id in keep]
-    filled, panel = _with_any_form(pairs, settings, place, listener)
+    listener.say(f"comparing {len(pairs):,} answers with {baseline.name} ({baseline.source})")
+    filled, finished = _with_any_form(pairs, settings, place, listener)
     model = next((answer.generator for answer in answers if answer.generator), UNNAMED)
-    judged = panel.judged
+    judged = finished.judged
     write_records(
         place / ANNOTATIONS,
         annotations_of(judged, model=model, baseline=baseline.name, judge=filled.model or ""),
@@ -89,7 +90,7 @@ def asked(
         "baseline": baseline.name,
         "baseline_source": baseline.source,
     }
-    return Comparison(judged, facts, panel.metrics, [panel.line])
+    return Comparison(judged, facts, finished.metrics, [finished.line])
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
     priced = prices(filled)
     budget = Budget(usd=filled.budget_usd, tokens=filled.budget_tokens, prices=priced)
     keeps = filled.engine == "openai_batch"
-    engine = _opened(filled, place)
     ledger = RequestLedger(place / JUDGEMENTS, keeps_under_way=keeps, way_out="move the file away to judge anew")
     try:
+        engine = _opened(filled, place)
         panel = asyncio.run(_run(list(questions.values()), filled, engine, ledger, budget, listener))
     except KeyboardInterrupt:
         listener.say(f"interrupted; the judgements so far are kept in {place}, and the same command continues")
@@ -150,10 +151,7 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
 def _opened(filled: JudgeConfig, place: Path) -> Engine:
     from alpaca.engines.opening import open_engine
 
-    try:
-        return open_engine(engine_settings(filled, str(place / "batches")))
-    except UserError as error:
-        raise in_our_words(error) from None
+    return open_engine(engine_settings(filled, str(place / "batches")))
 
 
 async def _run(
@@ -206,7 +204,7 @@ def _questions(pairs: Sequence[Pair], filled: JudgeConfig) -> Questions:
 
 def _judged(pair: Pair, questions: Questions, outcomes: Mapping[str, Outcome], filled: JudgeConfig) -> Judged:
     if pair.same:
-        return Judged(pair, (Judgement(0.5, reason="the two answers are the same"),))
+        return Judged(pair, (Judgement(0.5, reason="the two answers are the same"),), unasked=True)
     orders = model_first_orders(pair, filled.order, filled.seed)
     return Judged(pair, tuple(_judgement(outcomes.get(questions[pair.id, first].id), first) for first in orders))
 

@@ -43,10 +43,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Judged:
-    """A pair with all of its judgements."""
+    """A pair with all of its judgements; `unasked` where two equal texts are a draw without any judge."""
 
     pair: Pair
     judgements: tuple[Judgement, ...]
+    unasked: bool = False
 
     @property
     def points(self) -> float | None:

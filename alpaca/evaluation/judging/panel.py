@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ class Panel:
             return False
         asked = digest(question)
         reply = Reply(question.id, (stored,), Usage(), attempts=0, model=f"{self._judge} (cache)")
-        self._ledger.answered(reply, asked, 0.0, 0.0, 0.0)
+        self._ledger.answered(reply, asked, 0.0, 0.0, time.time(), durable=False)
         self.counts.cache += 1
         self.outcomes[question.id] = Outcome((stored,), asked)
         return True

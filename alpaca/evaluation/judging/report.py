@@ -99,6 +99,8 @@ class Report:
             bias.append(f"the longer answer gets {_with_interval(longer.value, longer)} %")
         if bias:
             found.append(f"the judge: {'; '.join(bias)}")
+        if self.same:
+            found.append(f"{self.same:,} pairs are two equal texts: draws, nobody was asked")
         missing = [
             f"{count:,} {what}" for count, what in ((self.unread, "have no verdict"), (self.lost, "were lost")) if count
         ]
@@ -142,7 +144,7 @@ def report_of(judged: Sequence[Judged], *, resamples: int, seed: int) -> Report 
         incomplete=len(judged) - len(counted),
         unread=sum(judgement.points is None and not judgement.lost for judgement in judgements),
         lost=sum(judgement.lost for judgement in judgements),
-        same=sum(one.pair.same for one in judged),
+        same=sum(one.unasked for one in judged),
     )
 
 
