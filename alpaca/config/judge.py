@@ -51,6 +51,9 @@ class JudgeConfig:
         512, EVALUATION, "Longest judgement in tokens; models that think first need thousands", at_least=8
     )
     resamples: int = setting(10_000, EVALUATION, "Bootstrap samples behind the interval", at_least=1000)
+    cache: bool = setting(
+        True, NOTHING, "Take judgements that earlier runs paid for from the user's cache, and keep new ones there."
+    )
     budget_usd: float | None = setting(None, NOTHING, "Dollars never to be exceeded; null is no limit", above=0)
     budget_tokens: int | None = setting(None, NOTHING, "Tokens never to be exceeded; null is no limit", at_least=1)
     price_prompt: float | None = setting(

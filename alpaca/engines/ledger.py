@@ -85,11 +85,24 @@ class RequestLedger:
         """One more attempt is about to go out; those before may have cost `lost`."""
         self._append({"event": RETRY, "request": request.id, "lost": asdict(lost)})
 
-    def answered(self, reply: Reply, asked: str, cost: float | None, lost_cost: float | None, time: float) -> None:
-        """The answer arrived; on the disk itself when this returns, since it was paid for."""
+    def answered(
+        self,
+        reply: Reply,
+        asked: str,
+        cost: float | None,
+        lost_cost: float | None,
+        time: float,
+        *,
+        durable: bool = True,
+    ) -> None:
+        """The answer arrived; on the disk itself when this returns, since it was paid for.
+
+        Args:
+            durable: false for an answer that can be had again for nothing.
+        """
         line = {"event": ANSWER, "digest": asked, **asdict(reply), "cost_usd": cost, "lost_usd": lost_cost}
         line["request"] = line.pop("request_id")
-        self._append({**line, "time": round(time, 3)}, durable=True)
+        self._append({**line, "time": round(time, 3)}, durable=durable)
 
     def lost(self, error: RequestLost, asked: str, lost_cost: float | None, time: float) -> None:
         """The request was given up."""
