@@ -14,6 +14,7 @@ from alpaca.config import Config, DataSourceConfig, ParallelismConfig, TemplateC
 from alpaca.data.columns import MAPPABLE
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
+from alpaca.evaluation.judging.settings import check_judge
 from alpaca.pairs import check_pairs
 from alpaca.selfinstruct.settings import check_generation
 from alpaca.signature import RANDOM, is_generated
@@ -32,6 +33,8 @@ def check(config: Config) -> None:
     _check_training(config)
     if is_generated(config.data_source.path):
         check_generation(config.generation)
+    if config.evaluation.judge is not None:
+        check_judge(config.evaluation.judge)
 
 
 def check_ranges(config: Config) -> None:
