@@ -146,7 +146,9 @@ def rows_of(path: str) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise UserError(f"{record.where}: not an object with an instruction")
         instance = _first(values.get("instances"))
-        instruction = next((values[key] for key in ("instruction", "text", "prompt", "question") if values.get(key)), None)
+        instruction = next(
+            (values[key] for key in ("instruction", "text", "prompt", "question") if values.get(key)), None
+        )
         instruction = instruction if instruction is not None else _first(values.get("turns"))
         if not isinstance(instruction, str) or not instruction.strip():
             has = ", ".join(str(key) for key in list(values)[:12]) or "nothing"

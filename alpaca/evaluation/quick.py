@@ -13,47 +13,18 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from alpaca import paths
 from alpaca.config import QuickConfig
-from alpaca.data.encoding import Examples
-from alpaca.data.rows import Row, example_id
-from alpaca.data.templates import Template
+from alpaca.data.rows import example_id
 from alpaca.engines.decoding import Decoded
 from alpaca.evaluation.decoding import Sampling, answers
+from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.losses import held_out_losses
 from alpaca.evaluation.rouge import rouge_l
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Held-out rows and their examples; `examples.rows` indexes `rows`."""
-
-    rows: list[Row]
-    examples: Examples
-    template: Template
-    tokenizer: PreTrainedTokenizerBase
-
-    def content(self) -> str:
-        """Hash of everything about the data that scores depend on."""
-        parts = (self.examples.tokens.tobytes(), self.examples.offsets.tobytes(), self.template.hash().encode())
-        texts = json.dumps([[row.instruction, row.input, row.output] for row in self.rows]).encode()
-        return hashlib.sha256(b"\0".join((*parts, texts))).hexdigest()
-
-    def response_bytes(self) -> np.ndarray:
-        """(n,) UTF-8 bytes of each example's supervised text: the whole output, or what truncation left of it."""
-        found = []
-        for index in range(len(self.examples)):
-            ids = self.examples.ids(index)
-            text = self.rows[self.examples.rows[index]].output
-            if ids[-1] != self.tokenizer.eos_token_id:
-                text = str(self.tokenizer.decode(ids[self.examples.prompt_lengths[index] :].tolist()))
-            found.append(len(text.encode("utf-8", "replace")))
-        return np.array(found)
 
 
 @dataclass(frozen=True)
@@ -84,9 +55,7 @@ def quick_scores(
         world=world,
     )
     answered = min(config.generate_rows, len(held_out.examples))
-    made = held_out_answers(
-        model, held_out, answered, config, compute=compute, world=world, on_answers=on_answers
-    )
+    made = held_out_answers(model, held_out, answered, config, compute=compute, world=world, on_answers=on_answers)
     records: list[dict[str, Any]] = []
     for index in range(len(held_out.examples)):
         row = held_out.rows[held_out.examples.rows[index]]

@@ -70,7 +70,12 @@ def set_metrics(texts: Sequence[Text], scores: Sequence[dict[str, float]]) -> di
         "repetition_rate": _mean(each["repetition"] > LOOP_SHARE for each in scores),
         "refusal_rate": _mean(each["refused"] for each in scores),
     }
-    for name, known in (("rougeL", "rougeL"), ("exact_match", "exact_match"), ("tokens", "tokens"), ("stop_rate", "stopped")):
+    for name, known in (
+        ("rougeL", "rougeL"),
+        ("exact_match", "exact_match"),
+        ("tokens", "tokens"),
+        ("stop_rate", "stopped"),
+    ):
         if values := [each[known] for each in scores if known in each]:
             found[name] = _mean(values)
     return found
