@@ -17,7 +17,7 @@ from alpaca.errors import UserError
 from alpaca.evaluation.judging.settings import check_judge
 from alpaca.pairs import check_pairs
 from alpaca.selfinstruct.settings import check_generation
-from alpaca.signature import RANDOM, is_generated
+from alpaca.signature import RANDOM, WATCHED, is_generated
 
 SMALLEST_VOCABULARY = 259  # 256 bytes, <pad>, <s> and </s>
 
@@ -223,8 +223,87 @@ def _check_training(config: Config) -> None:
         )
     if optimizer.warmup > 1 and optimizer.warmup != int(optimizer.warmup):
         raise UserError(f"optimizer.warmup={optimizer.warmup}: from 1 on it counts steps; give a whole number")
-    if config.evaluation.quick is not None and train.eval_rows == 0:
+    if train.keep_best is not None and train.eval_every_steps is None:
         raise UserError(
-            "evaluation=quick with train.eval_rows=0: there are no held-out rows to score; "
-            "set train.eval_rows=1 or more, or evaluation=none"
+            f"train.keep_best={train.keep_best}: it is measured at every train.eval_every_steps, which is not set; "
+            "set train.eval_every_steps to a number of steps"
+        )
+    if train.keep_best == WATCHED and (config.evaluation.quick is None or not config.evaluation.quick.watch_rows):
+        raise UserError(
+            f"train.keep_best={train.keep_best}: no answers are watched; choose evaluation=quick with "
+            "evaluation.quick.watch_rows=1 or more, or train.keep_best=eval/loss"
+        )
+    check_evaluation(config)
+    _check_evaluation_in_run(config)
+
+
+def check_evaluation(config: Config) -> None:
+    """The chosen evaluations, wherever they are made."""
+    chosen, rows = config.evaluation, config.train.eval_rows
+    for name in ("quick", "loss"):
+        if getattr(chosen, name) is not None and rows == 0:
+            raise UserError(
+                f"evaluation={name} with train.eval_rows=0: there are no held-out rows to score; "
+                "set train.eval_rows=1 or more, or evaluation=none"
+            )
+    if chosen.loss is not None:
+        bounds = chosen.loss.lengths
+        if any(bound < 1 for bound in bounds) or sorted(set(bounds)) != bounds:
+            raise UserError(
+                f"evaluation.loss.lengths={bounds}: bounds in tokens are at least 1 and rise, such as [16,64,256]"
+            )
+    if (made := chosen.generate) is not None:
+        if made.instructions == "file" and not made.path:
+            raise UserError(
+                "evaluation.generate.instructions=file: which one? set evaluation.generate.path=FILE, or choose "
+                "seed_holdout"
+            )
+        if made.path and made.instructions in ("held_out", "seed_holdout"):
+            raise UserError(
+                f"evaluation.generate.path={made.path} with instructions={made.instructions}: that set has no file; "
+                "set evaluation.generate.instructions=file"
+            )
+        if made.instructions == "held_out" and rows == 0:
+            raise UserError(
+                "evaluation.generate.instructions=held_out with train.eval_rows=0: there are no held-out rows; choose "
+                "seed_holdout, or set train.eval_rows=1 or more"
+            )
+    if chosen.lm_eval is not None and not chosen.lm_eval.tasks:
+        raise UserError("evaluation.lm_eval.tasks=[]: name at least one task, such as [arc_easy]")
+    if chosen.judge is not None:
+        from alpaca.evaluation.judging.settings import check_judge
+
+        check_judge(chosen.judge)
+    decode = chosen.decode
+    if decode.engine == "local" and (decode.model or decode.base_url):
+        key = "model" if decode.model else "base_url"
+        raise UserError(
+            f"evaluation.decode.{key}={getattr(decode, key)} with engine=local: the model in this process answers; set "
+            "evaluation.decode.engine=openai or vllm, or leave it out"
+        )
+    if decode.engine == "vllm" and decode.base_url:
+        raise UserError(
+            f"evaluation.decode.base_url={decode.base_url} with engine=vllm: it asks no server; set "
+            "evaluation.decode.engine=openai"
+        )
+    if decode.engine == "openai" and not (decode.model and decode.base_url):
+        raise UserError(
+            "evaluation.decode.engine=openai: set evaluation.decode.base_url to the server that has this model and "
+            "evaluation.decode.model to its name there"
+        )
+
+
+def _check_evaluation_in_run(config: Config) -> None:
+    """What only the end of a run cannot do."""
+    chosen = config.evaluation
+    if chosen.decode.engine != "local":
+        raise UserError(
+            f"evaluation.decode.engine={chosen.decode.engine}: a run ends with answers of the model that it holds; "
+            "leave it out, and score the finished run with python -m alpaca.evaluate RUN "
+            f"evaluation.decode.engine={chosen.decode.engine}"
+        )
+    if chosen.lm_eval is not None and config.parallelism.sharding not in ("none", "replicate"):
+        raise UserError(
+            f"evaluation=lm_eval with parallelism={config.parallelism.name}: the harness needs the whole model on one "
+            "device; score the finished run with python -m alpaca.evaluate RUN evaluation=lm_eval"
         )

@@ -27,6 +27,7 @@ LENGTH = 10  # hexadecimal digits: a collision among 10,000 runs has a chance of
 HUB_PREFIX = "hub:"
 HUB_TIMEOUT_S = 5
 RANDOM = "random"
+WATCHED = "eval/watch_rougeL"  # the one metric of train.keep_best that comes from answers
 GENERATED = "generated:"  # a data_source.path: the result of the section `generation`, in the folder that follows
 
 
@@ -54,6 +55,12 @@ def variant(config: Config) -> str:
 def training_settings(config: Config) -> dict[str, Any]:
     """Dotted key to value of every field that affects training, files replaced by their content."""
     settings = dict(_marked(config))
+    if config.train.keep_best is None:
+        del settings["train.keep_best"]
+    else:  # which model is the result then hangs on when it was measured
+        settings["train.eval_every_steps"] = config.train.eval_every_steps
+        if (quick := config.evaluation.quick) is not None and config.train.keep_best == WATCHED:
+            settings["evaluation.quick"] = [quick.watch_rows, quick.max_new_tokens]
     settings["model.weights"] = _weights_content(config.model.weights, config.model.revision)
     if is_generated(config.data_source.path):
         settings["data_source.path"] = GENERATED + _generation_behind(config)

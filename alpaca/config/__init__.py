@@ -9,7 +9,15 @@ Hydra as the first entry of the defaults list, so that an unknown key anywhere i
 from dataclasses import dataclass, field
 
 from alpaca.config.data import DataSourceConfig, FilterConfig, TemplateConfig
-from alpaca.config.evaluation import EvaluationConfig, QuickConfig
+from alpaca.config.evaluation import (
+    DecodeConfig,
+    EvaluationConfig,
+    GenerateConfig,
+    LmEvalConfig,
+    LossConfig,
+    QuickConfig,
+    SafetyConfig,
+)
 from alpaca.config.fields import EVALUATION, GENERATION, NOTHING, TRAINING, setting
 from alpaca.config.generation import GenerationConfig, TaskFilterConfig
 from alpaca.config.judge import JudgeConfig
@@ -24,14 +32,19 @@ __all__ = [
     "AdapterConfig",
     "Config",
     "DataSourceConfig",
+    "DecodeConfig",
     "EvaluationConfig",
     "FilterConfig",
+    "GenerateConfig",
     "GenerationConfig",
     "JudgeConfig",
+    "LmEvalConfig",
+    "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelismConfig",
     "QuickConfig",
+    "SafetyConfig",
     "SweepConfig",
     "TaskFilterConfig",
     "TemplateConfig",

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from alpaca.config.fields import NOTHING, TRAINING, setting
 
+BEST = ("eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/token_accuracy", "eval/watch_rougeL")
+
 
 @dataclass
 class OptimizerConfig:
@@ -159,7 +161,14 @@ class TrainConfig:
         choices=("stop", "halve_micro_batch"),
     )
     eval_every_steps: int | None = setting(
-        None, NOTHING, "Steps between two measurements of the held-out loss while training", at_least=1
+        None, NOTHING, "Steps between two measurements of held-out loss and watched answers while training", at_least=1
+    )
+    keep_best: str | None = setting(
+        None,
+        TRAINING,
+        "Measured at every eval_every_steps and at the end: the run's result is the model that was best in it, and not "
+        "the last one. Null keeps the last.",
+        choices=BEST,
     )
     eval_rows: int = setting(128, TRAINING, "Rows held out, chosen by a hash of their text", at_least=0)
     log_every_steps: int = setting(1, NOTHING, "Steps between two lines of metrics.jsonl", at_least=1)

@@ -42,7 +42,7 @@ class Decoded:
     finish_reason: str
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that FSDP gathers in it could not be trained on afterwards
 def decode(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -51,12 +51,15 @@ def decode(
     ends: frozenset[int],
     device: torch.device,
     wanted: Callable[[int], bool] = lambda row: True,
+    all_done: Callable[[bool], bool] = lambda done: done,
 ) -> list[Decoded | None]:
     """One answer for each row, in order; None for a row that was no longer wanted.
 
     Args:
         ends: ids that end an answer and are no part of its text.
         wanted: asked before each token whether the answer of a row is still of use.
+        all_done: asked after each token, with whether these rows are done, whether those of every rank are. Where
+            ranks hold parts of one model, one that is done computes on with the others until they are.
     """
     made: list[list[int]] = [[] for _ in rows]
     results: list[Decoded | None] = [None] * len(rows)
@@ -84,8 +87,13 @@ def decode(
                 results[row] = _finished(rows[row], made[row], tokenizer, ends)
                 if results[row] is not None or not wanted(row):
                     over.add(row)
-            if len(over) == len(rows):
+            if all_done(len(over) == len(rows)):
                 return results
+            if len(over) == len(rows):
+                while True:
+                    inner(input_ids=ids[:1], use_cache=False)
+                    if all_done(True):
+                        return results
             positions = positions[:, -1:] + 1
             seen = torch.cat([seen, seen.new_ones(len(going), 1)], dim=1)
             if sum(row not in over for row in going) <= COMPACT_AT * len(going):

@@ -12,47 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rouge_score import rouge_scorer
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from alpaca import paths
 from alpaca.config import QuickConfig
-from alpaca.data.encoding import Examples
-from alpaca.data.rows import Row, example_id
-from alpaca.data.templates import Template
-from alpaca.evaluation.decoding import greedy_answers
+from alpaca.data.rows import example_id
+from alpaca.engines.decoding import Decoded
+from alpaca.evaluation.decoding import Sampling, answers
+from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.losses import held_out_losses
+from alpaca.evaluation.rouge import rouge_l
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Held-out rows and their examples; `examples.rows` indexes `rows`."""
-
-    rows: list[Row]
-    examples: Examples
-    template: Template
-    tokenizer: PreTrainedTokenizerBase
-
-    def content(self) -> str:
-        """Hash of everything about the data that scores depend on."""
-        parts = (self.examples.tokens.tobytes(), self.examples.offsets.tobytes(), self.template.hash().encode())
-        texts = json.dumps([[row.instruction, row.input, row.output] for row in self.rows]).encode()
-        return hashlib.sha256(b"\0".join((*parts, texts))).hexdigest()
-
-    def response_bytes(self) -> np.ndarray:
-        """(n,) UTF-8 bytes of each example's supervised text: the whole output, or what truncation left of it."""
-        found = []
-        for index in range(len(self.examples)):
-            ids = self.examples.ids(index)
-            text = self.rows[self.examples.rows[index]].output
-            if ids[-1] != self.tokenizer.eos_token_id:
-                text = str(self.tokenizer.decode(ids[self.examples.prompt_lengths[index] :].tolist()))
-            found.append(len(text.encode("utf-8", "replace")))
-        return np.array(found)
 
 
 @dataclass(frozen=True)
@@ -83,17 +55,7 @@ def quick_scores(
         world=world,
     )
     answered = min(config.generate_rows, len(held_out.examples))
-    answers = greedy_answers(
-        model,
-        held_out.tokenizer,
-        [held_out.examples.prompt(index) for index in range(answered)],
-        compute=compute,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        stop=held_out.template.stop,
-        world=world,
-        on_done=on_answers,
-    )
+    made = held_out_answers(model, held_out, answered, config, compute=compute, world=world, on_answers=on_answers)
     records: list[dict[str, Any]] = []
     for index in range(len(held_out.examples)):
         row = held_out.rows[held_out.examples.rows[index]]
@@ -103,20 +65,39 @@ def quick_scores(
             "tokens": int(losses.tokens[index]),
         }
         if index < answered:
-            record |= {"output": answers[index], "rougeL": rouge_l(row.output, answers[index])}
+            text = made[index].text
+            record |= {"output": text, "rougeL": rouge_l(row.output, text)}
         records.append(record)
     metrics = losses.metrics()
     if answered:
         metrics["eval/rougeL"] = float(np.mean([record["rougeL"] for record in records[:answered]]))
+        metrics["eval/stop_rate"] = float(np.mean([one.finish_reason == "stop" for one in made]))
     return QuickScores(metrics, records)
 
 
-_SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-
-
-def rouge_l(reference: str, answer: str) -> float:
-    """ROUGE-L F1 (Lin 2004) as `rouge_score` computes it, without stemming."""
-    return float(_SCORER.score(reference, answer)["rougeL"].fmeasure)
+def held_out_answers(
+    model: nn.Module,
+    held_out: HeldOut,
+    rows: int,
+    config: QuickConfig,
+    *,
+    compute: Compute,
+    world: World,
+    on_answers: Callable[[int], None] = lambda count: None,
+) -> list[Decoded]:
+    """Greedy answers to the first `rows` held-out examples: the same ones in every run over a source."""
+    return answers(
+        model,
+        held_out.tokenizer,
+        [held_out.examples.prompt(index) for index in range(rows)],
+        Sampling(config.max_new_tokens),
+        keys=[example_id(held_out.rows[row]) for row in held_out.examples.rows[:rows]],
+        compute=compute,
+        batch_size=config.batch_size,
+        stop=held_out.template.stop,
+        world=world,
+        on_done=on_answers,
+    )
 
 
 def cached(key: dict[str, Any], compute_scores: Callable[[], QuickScores], world: World) -> tuple[QuickScores, bool]:

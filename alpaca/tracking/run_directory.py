@@ -24,6 +24,7 @@ from alpaca.config import Config
 from alpaca.errors import UserError
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+SAMPLES = "samples.jsonl"
 RECORDED_PACKAGES = (
     "torch",
     "transformers",
@@ -96,17 +97,10 @@ class RunDirectory:
 
     def rewind(self, step: int) -> None:
         """Forget the metrics after `step`, a half-written last line included; the clock goes on from there."""
-        file, kept, last = self.path / "metrics.jsonl", [], 0.0
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record["step"] <= step:
-                kept.append(line + "\n")
-                last = float(record["time"])
-        write_text(file, "".join(kept))
-        self.started = time.time() - last
+        kept = _up_to(self.path / "metrics.jsonl", step)
+        if (self.path / SAMPLES).exists():
+            _up_to(self.path / SAMPLES, step)
+        self.started = time.time() - (float(kept[-1]["time"]) if kept else 0.0)
 
     def write_settings(self, config: Config, overrides: list[str]) -> None:
         """`config.yaml`, enough to repeat the run, and what the user typed."""
@@ -153,12 +147,11 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Any) -> None:
         """A JSON file of the run directory, whole or not at all."""
-        write_text(self.path / name, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+        write_json_file(self.path / name, content)
 
     def write_jsonl(self, name: str, records: list[dict[str, Any]]) -> None:
         """A JSONL file of the run directory, whole or not at all."""
-        lines = (json.dumps(_finite(record), ensure_ascii=False) + "\n" for record in records)
-        write_text(self.path / name, "".join(lines))
+        write_jsonl_file(self.path / name, records)
 
     def log_metrics(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         """One line of `metrics.jsonl`, on disk before this returns to the caller."""
@@ -167,6 +160,11 @@ class RunDirectory:
         line = {"step": step, "epoch": round(epoch, 6), "time": round(time.time() - self.started, 3), **metrics}
         self._metrics.write(json.dumps(_finite(line)) + "\n")
         self._metrics.flush()
+
+    def log_samples(self, records: list[dict[str, Any]]) -> None:
+        """Lines of `samples.jsonl`: answers of the model as it was at a step."""
+        with (self.path / SAMPLES).open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(_finite(record), ensure_ascii=False) + "\n" for record in records)
 
     def finish(self, status: str, values: dict[str, Any]) -> None:
         """`summary.json`, last of all; `status` is finished, failed or interrupted. A finished run stays finished."""
@@ -194,7 +192,7 @@ class Onlooker(RunDirectory):
         """Rank 0 writes."""
 
     rewind = note_choice = write_settings = write_environment = write_json = write_jsonl = _nothing
-    log_metrics = finish = close = _nothing
+    log_metrics = log_samples = finish = close = _nothing
 
 
 def status(path: Path) -> str | None:
@@ -227,6 +225,38 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _up_to(file: Path, step: int) -> list[dict[str, Any]]:
+    """Leave the lines up to `step` in a file of lines with steps; a half-written one goes. Returns what is left."""
+    kept = [record for record in read_jsonl(file) if record["step"] <= step]
+    write_jsonl_file(file, kept)
+    return kept
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file of a run directory; none where it is absent, a damaged line is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may hold other line marks
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [record for record in found if isinstance(record, dict)]
+
+
+def write_json_file(path: Path, content: Any) -> None:
+    """A JSON file, whole or not at all."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl_file(path: Path, records: list[dict[str, Any]]) -> None:
+    """A JSONL file, whole or not at all."""
+    write_text(path, "".join(json.dumps(_finite(record), ensure_ascii=False) + "\n" for record in records))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

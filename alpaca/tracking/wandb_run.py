@@ -190,3 +190,13 @@ class WandbRun:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             self._warn(f"W&B: {reason}; the run goes on, its record is metrics.jsonl")
             self._run = None
+
+
+def log_answers(tracker: WandbRun, name: str, examples: list[dict[str, Any]]) -> None:
+    """The answers as a W&B table, keyed by the example's id, so that tables of two runs can be joined."""
+    answered = [record for record in examples if record.get("output") is not None]
+    numbers = list(dict.fromkeys(key for record in answered for key in record["scores"]))
+    columns = ["id", "prompt", "reference", "output", *numbers]
+    flat = [{**record, **record["scores"]} for record in answered]
+    if flat:
+        tracker.log_table(f"predictions-{name}", columns, [[row.get(column) for column in columns] for row in flat])

@@ -87,12 +87,14 @@ class Progress:
         optimizer: its parameter groups hold the peak learning rate under `peak_lr`.
         scale: fp16's loss scale.
         recent: losses of the steps since the last line of metrics.
+        best: step and value of the best measurement so far, with train.keep_best.
     """
 
     step: int
     optimizer: torch.optim.Optimizer
     scale: LossScale
     recent: list[float] = field(default_factory=list)
+    best: dict[str, float] | None = None
 
 
 def train(

@@ -40,6 +40,7 @@ def facts_of(
         },
         "scale": asdict(progress.scale),
         "recent": progress.recent,
+        "best": progress.best,
         "totals": meter.totals(),
     }
 
@@ -71,6 +72,7 @@ def restore(
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     progress.step = facts["step"]
     progress.scale, progress.recent = LossScale(**facts["scale"]), list(facts["recent"])
+    progress.best = facts.get("best")
     meter.resume(facts["totals"])
     restore_rng(reader, world.rank, device)
 

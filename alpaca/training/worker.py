@@ -23,7 +23,10 @@ from alpaca.data.encoding import Examples
 from alpaca.data.steps import StepPlan
 from alpaca.data.templates import Template
 from alpaca.errors import UserError
-from alpaca.evaluation.quick import HeldOut, QuickScores
+from alpaca.evaluation.further import check_ready
+from alpaca.evaluation.held_out import HeldOut
+from alpaca.evaluation.quick import QuickScores
+from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
 from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
@@ -44,7 +47,7 @@ from alpaca.training.metering import Meter, peak_memory_gib
 from alpaca.training.optimizers import state_bytes
 from alpaca.training.precision import Compute
 from alpaca.training.saving import keep_drawn_base, save_model, save_probe
-from alpaca.training.scoring import log_scores, save_predictions, score, score_before
+from alpaca.training.scoring import log_scores, save_predictions, score, score_before, score_further
 from alpaca.training.segment import Segment
 from alpaca.training.self_check import self_check
 from alpaca.training.sharding import is_sharded, splits, spread, whole_weights, without_wrapper
@@ -86,6 +89,8 @@ def run(
     quiet_libraries()
     attention.register()
     with beats.while_working("loading data and model"):
+        if world.is_main:
+            check_ready(config.evaluation)
         if not world.is_main:
             world.barrier()  # rank 0 fills the caches of model and tokens, the others read them
         tokenizer = load_tokenizer(config.model)
@@ -306,11 +311,22 @@ def _train_and_score(
     meter = segment.train()
     if quick is not None and held_out is not None:
         after = score(session, quick, held_out, model, layout, "scoring after")
-        log_scores(session, plan.steps, plan.epoch_after(plan.steps), after)
+        scored_at = int(segment.progress.best["step"]) if segment.progress.best is not None else plan.steps
+        log_scores(session, scored_at, plan.epoch_after(scored_at), after)
+        if sentence := never_stops(
+            min(quick.generate_rows, len(held_out.examples)), after.metrics.get("eval/stop_rate"), quick.max_new_tokens
+        ):
+            session.terminal.warn(sentence)
     folder = directory.path / "model"
     with session.beats.while_working("saving the model"):
         _save(session, prepared, model, tokenizer, before, after)
-    return _summary(config, prepared, meter, session.compute, before, after, str(folder))
+    summary = _summary(config, prepared, meter, session.compute, before, after, str(folder))
+    if segment.best is not None and segment.progress.best is not None:
+        summary |= {"best_step": segment.progress.best["step"], "best_value": segment.progress.best["value"]}
+        segment.best.remove()
+    return summary | score_further(
+        session, prepared.held_out, prepared.template, model, tokenizer, layout, after, plan.steps
+    )
 
 
 def _save(

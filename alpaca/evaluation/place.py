@@ -1,0 +1,88 @@
+"""Where `alpaca.evaluate` writes: beside the run, or into a folder of its own.
+
+Each evaluation is written when it is made: `predictions-<evaluation>.jsonl` (those of `quick` in `predictions.jsonl`),
+its metrics merged into `summary.json`, and a line of `evaluations.jsonl` that says when and how. Files appear whole.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from alpaca.errors import UserError
+from alpaca.evaluation.scores import Scores
+from alpaca.tracking.run_directory import read_json, read_jsonl, write_json_file, write_jsonl_file
+
+SUMMARY, HISTORY, PREDICTIONS, TARGET = "summary.json", "evaluations.jsonl", "predictions.jsonl", "evaluation.json"
+
+
+class Place:
+    """A folder held by one process while it is evaluated into."""
+
+    def __init__(self, path: Path, *, target: Path, is_run: bool):
+        """Make and lock `path`.
+
+        Args:
+            target: what is evaluated; `path` itself where `is_run`.
+
+        Raises:
+            UserError: it cannot be written, another process holds it, or it holds something else.
+        """
+        self.path = path
+        if not is_run and path.is_dir() and any(path.iterdir()):
+            before = read_json(path / TARGET).get("target")
+            if before != str(target.absolute()):
+                what = f"the evaluation of {before}" if before else "other files"
+                raise UserError(f"output_dir={path}: it holds {what}; choose a new folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; choose a folder that can be written, output_dir=DIR") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise UserError(f"{path}: another process is writing here ({holder}); wait for it") from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {platform.node()}")
+        self._lock.flush()
+        if not is_run:
+            write_json_file(path / TARGET, {"target": str(target.absolute())})
+            if not (path / SUMMARY).exists():
+                write_json_file(path / SUMMARY, {"status": "evaluation", "target": str(target.absolute())})
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """The records of `predictions.jsonl`; none where there is no such file."""
+        return read_jsonl(self.path / PREDICTIONS)
+
+    def keep(self, name: str, scores: Scores, settings: dict[str, Any], *, forget: tuple[str, ...] = ()) -> None:
+        """Write one evaluation; its earlier metrics, and those named in `forget`, go.
+
+        The summary comes last, so a metric in it has its examples beside it.
+        """
+        if scores.examples:
+            file = PREDICTIONS if name == "quick" else f"predictions-{name}.jsonl"
+            write_jsonl_file(self.path / file, scores.examples)
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "evaluation": name, **settings, "metrics": scores.metrics}
+        write_jsonl_file(self.path / HISTORY, [*read_jsonl(self.path / HISTORY), line])
+        kept = {
+            key: value
+            for key, value in read_json(self.path / SUMMARY).items()
+            if not key.startswith(f"eval/{name}/") and key not in forget
+        }
+        write_json_file(self.path / SUMMARY, {**kept, **scores.metrics})
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.close()
+
+
+def as_plain(settings: Any) -> Any:
+    """A section of the config as JSON would have it."""
+    return json.loads(json.dumps(settings, default=str))
