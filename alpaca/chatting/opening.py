@@ -205,9 +205,11 @@ def _options(group: str) -> list[str]:
 
 def _instead(folder: Path) -> str:
     """The run directory that was probably meant: the one around a result, or the newest inside."""
-    if (folder.parent / "config.yaml").is_file():
-        return f"; its run directory is {folder.parent}"
-    runs = sorted(folder.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+    around = folder.resolve().parent
+    if (around / "config.yaml").is_file():
+        return f"; its run directory is {around}"
+    found = [*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml")]
+    runs = sorted(found, key=lambda file: file.stat().st_mtime)
     if runs:
         return f"; it holds runs, the newest is {runs[-1].parent}"
     return " (no config.yaml, no config.json)"

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
 from transformers import BatchEncoding
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
@@ -93,7 +94,15 @@ def application(speaker: Speaker, sampling: Sampling, *, closing: Callable[[], b
     app.add_api_route("/v1/completions", completions, methods=["POST"], response_model=None)
     app.add_api_route("/v1/models", lambda: {"object": "list", "data": manager.get_gen_models()})
     app.add_api_route("/health", lambda: {"status": "ok"})
+    app.add_exception_handler(HTTPException, _refusal)
     return app
+
+
+async def _refusal(_: Request, error: Any) -> JSONResponse:
+    """An error as OpenAI's clients read it."""
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    content = {"error": {"message": str(error.detail), "type": kind, "param": None, "code": None}}
+    return JSONResponse(content, status_code=error.status_code)
 
 
 async def _body(request: Request) -> dict[str, Any]:
