@@ -6,6 +6,8 @@ client that speaks OpenAI's protocol.
 """
 
 import argparse
+import io
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     given = parser().parse_args(argv)
+    _any_text()
     try:
         _refuse_nonsense(given)
         sampling = _sampling(given)
@@ -54,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         return cli.fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         return cli.fail("interrupted", cli.INTERRUPTED)
+    except BrokenPipeError:  # what reads our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
     ways.add_argument("--serve", action="store_true", help="an OpenAI-compatible server on 127.0.0.1")
     ways.add_argument("--port", metavar="N", help=f"its port, 0 for any that is free; {PORT}")
     return made
+
+
+def _any_text() -> None:
+    """Bytes that are no text, and characters the terminal has none for, become a mark instead of an error."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _refuse_nonsense(given: Any) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from alpaca.chatting.commands import NAMES, Leave, obey
-from alpaca.chatting.opening import Speaker, open_speaker
+from alpaca.chatting.opening import open_speaker
 from alpaca.chatting.prompts import prompt_ids, question
 from alpaca.chatting.reading import Dropped, Reader
 from alpaca.chatting.replies import Reply
 from alpaca.chatting.sampling import Sampling
 from alpaca.chatting.session import Session
+from alpaca.chatting.showing import printable
 from alpaca.errors import RunFailed, UserError
 
 
@@ -38,8 +39,9 @@ def answer_once(options: Options, text: str) -> None:
     speaker = open_speaker(options.run, template=options.template)
     ids = prompt_ids(speaker, question(text, options.given))
     reply = Reply(speaker, ids, options.sampling, random.Random(options.sampling.seed))
+    shown = printable if sys.stdout.isatty() else str
     while reply.ended is None:
-        sys.stdout.write(reply.step())
+        sys.stdout.write(shown(reply.step()))
         sys.stdout.flush()
     print()
 
@@ -68,9 +70,16 @@ def converse(options: Options) -> None:
     """
     console = Console(file=sys.stdout, highlight=False)
     speaker = open_speaker(options.run, template=options.template)
-    session = Session(console, speaker, options.sampling, remembers=options.remembers, given=options.given)
+    session = Session(
+        console,
+        speaker,
+        options.sampling,
+        remembers=options.remembers,
+        given=options.given,
+        template=options.template,
+    )
     if options.compare is not None:
-        session.compare(open_speaker(options.compare, template=options.template, otherwise=speaker.prompting))
+        session.compare(options.compare)
     _welcome(session)
     reader = Reader(NAMES)
     try:
@@ -82,14 +91,11 @@ def converse(options: Options) -> None:
 
 def _welcome(session: Session) -> None:
     for party in session.parties:
-        _line(session, party.speaker)
+        about = f"{party.speaker.name}: {party.speaker.about}"
+        session.console.print(about, markup=False, soft_wrap=True)
     how = "earlier turns stand before each question" if session.remembers else "each question stands alone"
     session.note(f"{how}; {session.sampling.described()}")
     session.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
-
-
-def _line(session: Session, speaker: Speaker) -> None:
-    session.console.print(f"{speaker.name}: {speaker.about}", markup=False, soft_wrap=True)
 
 
 def _turn(session: Session, reader: Reader) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from alpaca.chatting.opening import open_speaker
 from alpaca.chatting.prompts import prompt_ids, prompt_text, question
 from alpaca.chatting.session import Session
 from alpaca.chatting.showing import printable
@@ -104,8 +103,8 @@ def _compare(session: Session, text: str) -> None:
         session.note("one model again")
     elif text:
         session.note(f"loading {text}")
-        other = open_speaker(text, otherwise=session.parties[0].speaker.prompting)
-        session.compare(other)
+        session.compare(text)
+        other = session.parties[-1].speaker
         session.note(f"beside {other.name}: {other.about}")
     else:
         session.note(" beside ".join(party.speaker.name for party in session.parties))

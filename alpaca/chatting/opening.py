@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 import yaml
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from alpaca import paths
@@ -19,7 +20,7 @@ from alpaca.config import ModelConfig, TemplateConfig
 from alpaca.data.encoding import TextEncoder
 from alpaca.data.templates import Template
 from alpaca.engines.local import model_of
-from alpaca.errors import UserError
+from alpaca.errors import RunFailed, UserError
 from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.finished import load_finished, read_record, read_template
 from alpaca.modeling.tokenizer import template_for, text_encoder
@@ -76,19 +77,26 @@ def open_speaker(reference: str, *, template: str | None = None, otherwise: Prom
 
     Raises:
         UserError: no such thing, a run that is not finished, a model that cannot be loaded or has no template.
+        RunFailed: not enough memory.
     """
     warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|peft\.|accelerate\.")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder = Path(reference).expanduser()
-    if (folder / "config.yaml").is_file():
-        return _run(folder, template)
-    if (folder / "config.json").is_file():
-        return _folder(folder, template, otherwise)
-    if folder.is_dir():
-        raise UserError(f"{reference}: neither a run directory nor a model folder{_instead(folder)}")
-    if reference in _options("model"):
-        return _base(reference, template, otherwise)
+    try:
+        if (folder / "config.yaml").is_file():
+            return _run(folder, template)
+        if (folder / "config.json").is_file():
+            return _folder(folder, template, otherwise)
+        if folder.is_dir():
+            raise UserError(f"{reference}: neither a run directory nor a model folder{_instead(folder)}")
+        if reference in _options("model"):
+            return _base(reference, template, otherwise)
+    except torch.OutOfMemoryError:
+        raise RunFailed(f"{reference}: not enough memory on this machine's device to load it") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{reference}: no loadable model ({reason}); safetensors and a tokenizer are needed") from None
     raise UserError(
         f"{reference}: no such folder; give a run directory (outputs/NAME/...), a folder with a model, or an option "
         "of conf/model such as smollm2_135m"
@@ -106,7 +114,7 @@ def _run(folder: Path, template: str | None) -> Speaker:
         chats = config.template.chat and finished.tokenizer.chat_template
         prompting = Prompting(finished.template, Template.from_config(config.template) if chats else None)
     return _speaker(
-        folder.resolve().name,
+        _called(folder),
         f"{config.model.name}, adapter {config.adapter.name}",
         finished.model,
         finished.tokenizer,
@@ -118,19 +126,13 @@ def _run(folder: Path, template: str | None) -> Speaker:
 def _folder(folder: Path, template: str | None, otherwise: Prompting | None) -> Speaker:
     compute = choose("auto")
     dtype = torch.float32 if compute.precision == "fp32" else "auto"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: no loadable model ({reason}); safetensors and a tokenizer are needed") from None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     prompting = _option(tokenizer, template)
     if prompting is None and (folder / "template.json").is_file():
         prompting = Prompting(read_template(folder))
     prompting = prompting or _by_itself(folder, tokenizer, otherwise)
-    return _speaker(
-        folder.resolve().name, "a model folder", model.to(compute.device).eval(), tokenizer, prompting, compute
-    )
+    return _speaker(_called(folder), "a model folder", model.to(compute.device).eval(), tokenizer, prompting, compute)
 
 
 def _base(name: str, template: str | None, otherwise: Prompting | None) -> Speaker:
@@ -201,6 +203,12 @@ def _by_itself(reference: object, tokenizer: PreTrainedTokenizerBase, otherwise:
 
 def _options(group: str) -> list[str]:
     return sorted(file.stem for file in (paths.conf_dir() / group).glob("*.yaml"))
+
+
+def _called(folder: Path) -> str:
+    """The folder's name; with the one around it where many are called the same."""
+    whole = folder.resolve()
+    return f"{whole.parent.name}/{whole.name}" if whole.name in ("export", "model") else whole.name
 
 
 def _instead(folder: Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from alpaca.chatting.opening import Speaker
 from alpaca.data.encoding import encode_prompts
 from alpaca.data.rows import Row
+from alpaca.engines.wire import sound
 from alpaca.errors import UserError
 from alpaca.modeling.tokenizer import opening_tokens
 
@@ -27,8 +28,8 @@ class Turn:
 
 
 def question(text: str, given: str = "") -> Row:
-    """The row that asks `text` with the input `given`."""
-    return Row(text, given, "")
+    """The row that asks `text` with the input `given`; what is no text in them becomes a mark."""
+    return Row(sound(text), sound(given), "")
 
 
 def prompt_ids(speaker: Speaker, row: Row, earlier: Sequence[Turn] = (), *, system: str = "") -> list[int]:

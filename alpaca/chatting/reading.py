@@ -88,7 +88,7 @@ def _line_editing(words: list[str]) -> Path | None:
 
     readline.set_completer(complete)
     readline.set_completer_delims(" \n")
-    readline.parse_and_bind("tab: complete")
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
     file = paths.cache_dir() / HISTORY
     with contextlib.suppress(OSError):
         readline.read_history_file(file)

@@ -32,6 +32,7 @@ from alpaca.chatting.port import HOST
 from alpaca.chatting.prompts import Turn, prompt_ids, question
 from alpaca.chatting.replies import LENGTH, Reply
 from alpaca.chatting.sampling import Sampling
+from alpaca.engines.wire import sound
 from alpaca.errors import RunFailed, UserError
 
 GRACE_S = 5  # for answers that are being sent when the server is told to stop
@@ -316,7 +317,7 @@ def _encoded(speaker: Speaker, messages: list[dict[str, Any]]) -> BatchEncoding:
 
 def _conversation(messages: list[dict[str, Any]]) -> tuple[str, list[Turn], str]:
     """System text, earlier turns and the last question."""
-    pairs = [(str(message.get("role")), str(message.get("content") or "")) for message in messages]
+    pairs = [(str(message.get("role")), sound(str(message.get("content") or ""))) for message in messages]
     system = pairs.pop(0)[1] if pairs and pairs[0][0] in ("system", "developer") else ""
     expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(pairs))]
     if [role for role, _ in pairs] != expected or len(pairs) % 2 == 0:

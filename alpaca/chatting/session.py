@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from alpaca.chatting.opening import Speaker
+from alpaca.chatting.opening import Speaker, open_speaker
 from alpaca.chatting.prompts import Turn, prompt_ids, question
 from alpaca.chatting.replies import LENGTH, Reply
 from alpaca.chatting.sampling import Sampling
@@ -31,19 +31,35 @@ class Session:
     Attributes:
         remembers: earlier turns stand before a question.
         given: the input of every question, or "".
+        template: the option of conf/template that every model is asked with, None for each one's own.
     """
 
     def __init__(
-        self, console: Console, speaker: Speaker, sampling: Sampling, *, remembers: bool = False, given: str = ""
+        self,
+        console: Console,
+        speaker: Speaker,
+        sampling: Sampling,
+        *,
+        remembers: bool = False,
+        given: str = "",
+        template: str | None = None,
     ):
         """A chat with `speaker`; `compare` adds a second one."""
-        self.console, self.sampling = console, sampling
+        self.console, self.sampling, self.template = console, sampling, template
         self.remembers, self.given = remembers, given
         self.parties = [self._party(speaker)]
 
-    def compare(self, other: Speaker | None) -> None:
-        """Answer with `other` beside the first model from now on; None ends it."""
-        self.parties = self.parties[:1] + ([self._party(other)] if other is not None else [])
+    def compare(self, reference: str | None) -> None:
+        """Answer with what `reference` names beside the first model from now on; None ends it.
+
+        Raises:
+            UserError, RunFailed: it cannot be loaded; all stays as it was.
+        """
+        others = []
+        if reference is not None:
+            own = self.parties[0].speaker.prompting
+            others.append(self._party(open_speaker(reference, template=self.template, otherwise=own)))
+        self.parties = self.parties[:1] + others
 
     def change(self, sampling: Sampling) -> None:
         """Other settings; a new seed begins the draws anew."""
@@ -118,7 +134,7 @@ class Session:
 
     def _summary(self, replies: list[Reply], seconds: float) -> str:
         tokens = sum(reply.tokens for reply in replies)
-        parts = [f"{tokens} tokens, {tokens / max(seconds, 1e-9):.1f} a second"]
+        parts = [f"{tokens} token{'s' if tokens != 1 else ''}, {tokens / max(seconds, 1e-9):.1f} a second"]
         if not any(reply.text for reply in replies):
             parts.append("the answer is empty")
         if any(reply.ended == LENGTH for reply in replies):
