@@ -6,6 +6,7 @@ weights never, and nothing is downloaded.
 
 import argparse
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -17,7 +18,7 @@ from alpaca.errors import RunFailed, UserError
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 2 bad input, 130 interrupted."""
     options, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
-    cli.register_run_dir(lambda composed: ".")  # Hydra makes the folder of a run; a plan leaves nothing
+    cli.register_run_dir(lambda composed: Path())  # Hydra makes the folder of a run; a plan leaves nothing
     cli.refuse_multirun(
         "alpaca.plan looks at one configuration: leave out -m and sweep=, and give one value to each key"
     )

@@ -2,16 +2,19 @@
 
 import json
 import sys
+from dataclasses import replace
 
 from rich.console import Console
 
 from alpaca.config import Config
+from alpaca.data.encoding import Examples
 from alpaca.errors import UserError
-from alpaca.planning.counts import Counts
+from alpaca.planning.counts import Counts, of_examples
 from alpaca.planning.devices import here
 from alpaca.planning.estimate import Estimate, Planner, device_count, estimate
 from alpaca.planning.memory import GIB
 from alpaca.planning.plan import as_json, make_plan
+from alpaca.planning.schedule import QUICK
 from alpaca.planning.terminal import PARTS, duration, render
 from alpaca.planning.variants import nearest
 
@@ -53,12 +56,34 @@ def in_a_line(found: Estimate) -> str:
 
 def refuse_impossible(config: Config, counts: Counts | None = None) -> None:
     """Raise `UserError` where the run cannot fit on this machine's devices, unless `train.force=true`."""
-    if config.train.force:
-        return
     device = here()
     planner = Planner.of(config, counts)
-    found = planner.estimate(device, device_count(config, device))
-    if found.needed_gib <= SURE * device.memory_gib:
+    _refuse(planner, planner.estimate(device, device_count(config, device)))
+
+
+def at_the_start(config: Config, examples: Examples, *, devices: int, nodes: int) -> str | None:
+    """The line for a run whose rows are there; None for a model that cannot be planned.
+
+    Args:
+        devices, nodes: ranks of the run and the machines they are on.
+
+    Raises:
+        UserError: it cannot fit, and `train.force` is not set.
+    """
+    device = here()
+    spread = replace(config.parallelism, devices=devices // nodes, nodes=nodes)
+    try:
+        planner = Planner.of(replace(config, parallelism=spread), of_examples(examples))
+    except UserError:
+        return None  # of an architecture without formulas nothing is said
+    found = planner.estimate(device, devices, look_at=QUICK)
+    _refuse(planner, found)
+    return in_a_line(found)
+
+
+def _refuse(planner: Planner, found: Estimate) -> None:
+    config, device = planner.config, found.device
+    if config.train.force or found.needed_gib <= SURE * device.memory_gib:
         return
     change = nearest(planner, device, tuple(range(1, (device.count or 1) + 1)))
     way_out = "nothing near it fits here, choose a smaller model"

@@ -116,16 +116,15 @@ def state_bytes(config: Config) -> float:
 
 def memory(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> Memory:
     """Bytes at the peak of a step."""
-    adapter, split = config.adapter, place.split_over
-    full = adapter.kind == FULL
-    stored = 4 if full else _frozen_bytes(config, place)
-    base = _base_bytes(config, shape, counted, stored)
-    weights = base + 4 * (counted.trained if not full else 0)
-    gradients = 4 * counted.trained
+    split = place.split_over
+    weights: float = weight_bytes(config, shape, counted, place)
+    gradients: float = 4 * counted.trained
     optimizer = state_bytes(config) * counted.trained
     kept = activations(config, shape, counted, place, batch)
     logits = _logits(config, shape, place, batch)
-    copies = _copies(config, shape, counted, place, stored)
+    copies = _copies(config, shape, counted, place)
+    if split > 1 and batch.several:  # whole gradients are kept until the step's last micro-batch has added its own
+        copies += gradients
     making = _temporaries(config, shape, counted, place, batch)
     offloaded = config.parallelism.offload and split > 1
     if offloaded:
@@ -140,6 +139,16 @@ def memory(config: Config, shape: Shape, counted: Parameters, place: Placement, 
         workspace=round(workspace),
         process=round(PROCESS_GPU if place.gpu else PROCESS_CPU),
     )
+
+
+def weight_bytes(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
+    """Bytes of all weights as they are stored: trained ones in fp32, frozen ones as narrow as the settings say."""
+    stored = _stored_bytes(config, place)
+    return _base_bytes(config, shape, counted, stored) + 4 * (counted.total - counted.base)
+
+
+def _stored_bytes(config: Config, place: Placement) -> int:
+    return 4 if config.adapter.kind == FULL else _frozen_bytes(config, place)
 
 
 def _frozen_bytes(config: Config, place: Placement) -> int:
@@ -219,9 +228,9 @@ def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> flo
     return chunk + kept
 
 
-def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement, stored: int) -> float:
+def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
     """Weights that exist a second time: in the compute precision under autocast, and gathered ones of a split model."""
-    compute = place.compute_bytes
+    compute, stored = place.compute_bytes, _stored_bytes(config, place)
     full = config.adapter.kind == FULL
     copies = 0.0
     if stored > compute:

@@ -82,10 +82,7 @@ def _original(plan: Plan) -> str:
     if train.max_steps is not None or steps.original_steps == steps.steps:
         return ""
     each = plan.counts.examples // train.global_batch_size
-    return (
-        f" (the original's loop takes {steps.original_steps:,}: whole batches of each epoch, {each:,} of them, and leaves "
-        "the rest of an epoch out)"
-    )
+    return f" (the original's loop: {steps.original_steps:,}, {each:,} whole batches of each epoch, its rest left out)"
 
 
 def _memory(plan: Plan) -> Table:

@@ -53,7 +53,7 @@ class Choice:
 
 
 def over(config: Config, devices: int) -> Config:
-    """The same run on `devices`: one holds everything, several split or copy as `parallelism` says (copies for single)."""
+    """The same run on `devices`: one holds everything, several as `parallelism` says, for single copies (ddp)."""
     parallelism = config.parallelism
     if devices == 1:
         return replace(config, parallelism=_parallelism("single"))
