@@ -125,7 +125,7 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # conf/hydra/launcher has files by the plugins' own names: they are meant to be checked against the plugins' schemas
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated")
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = given_arguments(argv)
     sys.argv = [sys.argv[0], *arguments]
     errors: list[Exception] = []
     home = os.getpid()
@@ -158,6 +158,14 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
         if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_while_composing(error):
             return fail(explain(error, arguments), 2)
         raise
+
+
+def given_arguments(argv: list[str] | None = None) -> list[str]:
+    """The command line; under an agent of a W&B sweep None, as Python writes it, is null."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return arguments
+    return [re.sub(r"^([\w./@]+)=None$", r"\1=null", argument) for argument in arguments]
 
 
 def fail(message: str, status: int) -> int:
