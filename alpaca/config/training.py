@@ -158,6 +158,9 @@ class TrainConfig:
         "Out of memory: stop with advice, or halve_micro_batch and repeat the step (one device).",
         choices=("stop", "halve_micro_batch"),
     )
+    force: bool = setting(
+        False, NOTHING, "Start although the plan says that memory cannot suffice (python -m alpaca.plan)."
+    )
     eval_every_steps: int | None = setting(
         None, NOTHING, "Steps between two measurements of the held-out loss while training", at_least=1
     )

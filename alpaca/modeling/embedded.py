@@ -27,7 +27,7 @@ def converted_folder(reference: str) -> Path:
     The conversion takes about 20 s; the folder appears whole or not at all.
     """
     source = gguf_file(reference)
-    folder = paths.cache_dir() / "models" / f"{source.stem}-{file_hash(source)[:12]}"
+    folder = _folder(source)
     if folder.is_dir():
         return folder
     try:
@@ -47,6 +47,19 @@ def converted_folder(reference: str) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def converted(reference: str) -> Path | None:
+    """The folder that `converted_folder` made; None before its first use, and where the package is missing."""
+    try:
+        folder = _folder(gguf_file(reference))
+    except UserError:
+        return None
+    return folder if folder.is_dir() else None
+
+
+def _folder(source: Path) -> Path:
+    return paths.cache_dir() / "models" / f"{source.stem}-{file_hash(source)[:12]}"
 
 
 def _convert(source: Path, target: Path) -> None:

@@ -1,0 +1,251 @@
+"""Memory of one device while it trains, by what is kept: derived from the training code, then compared with it.
+
+Bytes kept for the backward pass, for each token and decoder layer, with r bytes a number in the residual
+stream and c in matrix products (autocast: r = 4 where weights are trained in fp32, r = c where they are
+frozen in bf16; c = 2, or 4 in fp32):
+
+* two norms keep their input, 2 r hidden; what they give to linear layers is kept where a trained matrix or an
+  adapter reads it, c hidden each;
+* attention keeps query, key and value, c (query + 2 key_value), and the output projection its input, c query;
+* a gated MLP keeps gate and up, 2 c intermediate, and the down projection its input, c intermediate;
+* LoRA keeps c rank for each targeted matrix and, with dropout, the dropped input and its mask.
+
+With activation checkpointing a layer keeps its input alone and makes the rest again, one layer at a time.
+The two constants that no code says, memory lost between blocks and what the libraries take for themselves,
+are measured; docs/planning.md has the comparison.
+"""
+
+from dataclasses import dataclass, fields
+
+from alpaca.config import Config
+from alpaca.planning.architecture import Linear, Shape
+from alpaca.planning.parameters import FULL, Parameters
+
+GIB = 2**30
+CHUNK = 1024  # positions whose logits exist at once, as in alpaca/training/loss.py
+QUERY_BLOCK = 128  # queries scored at once, as in alpaca/modeling/attention.py
+BITS = {4: 0.5 + 4 / 64, 8: 1.0}  # bytes of a quantised weight; 4 bits with an fp32 scale for each 64
+DOUBLE_QUANTISED = 0.5 + 1 / 64 + 4 / (64 * 256)  # scales in 8 bits, with an fp32 scale for each 256 of those
+STATE_BYTES = {
+    "adamw": 8.0,
+    "adamw_8bit": 2.0,
+    "paged_adamw_8bit": 2.0,
+    "adafactor": 0.1,
+    "lion": 4.0,
+    "muon": 8.0,
+    "schedule_free": 8.0,
+    "sgd": 4.0,
+}
+PROCESS_CPU = 0.6 * GIB  # Python with torch, transformers and peft, before a model is loaded
+PROCESS_GPU = 0.9 * GIB  # CUDA context, kernels and cuBLAS's workspace
+FRAGMENTED = 0.05  # of activations and workspace, lost between blocks
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the peak of a step.
+
+    Attributes:
+        weights: of the model and its adapter as they are stored.
+        gradients, optimizer: of what is trained.
+        activations: kept from the forward for the backward pass.
+        logits: of one chunk, with the gradients that the loss makes at once.
+        workspace: copies of weights in the compute precision, gathered layers, temporaries, fragments.
+        process: what the process takes before a model is loaded.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    workspace: int
+    process: int
+
+    @property
+    def model(self) -> int:
+        """All that loading and training the model adds to the process."""
+        return self.total - self.process
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return sum(getattr(self, item.name) for item in fields(self))
+
+    @property
+    def total_gib(self) -> float:
+        """All together, GiB."""
+        return self.total / GIB
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a rank works.
+
+    Attributes:
+        ranks: devices of the run.
+        split_over: devices that share one copy of weights, gradients and optimizer state; 1 where each has its own.
+        gpu: on an accelerator.
+        precision: bf16, fp16 or fp32.
+    """
+
+    ranks: int
+    split_over: int
+    gpu: bool
+    precision: str
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of a number in matrix products."""
+        return 4 if self.precision == "fp32" else 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The largest micro-batch: executed tokens, labels, and whether a step has several."""
+
+    tokens: int
+    labels: int
+    several: bool
+
+
+def state_bytes(config: Config) -> float:
+    """Bytes of optimizer state for each trained weight: the rule of `alpaca/training/optimizers.py`."""
+    return STATE_BYTES[config.optimizer.kind] / (2 if config.optimizer.state_precision == "bf16" else 1)
+
+
+def memory(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> Memory:
+    """Bytes at the peak of a step."""
+    adapter, split = config.adapter, place.split_over
+    full = adapter.kind == FULL
+    stored = 4 if full else _frozen_bytes(config, place)
+    base = _base_bytes(config, shape, counted, stored)
+    weights = base + 4 * (counted.trained if not full else 0)
+    gradients = 4 * counted.trained
+    optimizer = state_bytes(config) * counted.trained
+    kept = activations(config, shape, counted, place, batch)
+    logits = _logits(config, shape, place, batch)
+    copies = _copies(config, shape, counted, place, stored)
+    making = _temporaries(config, shape, counted, place, batch)
+    offloaded = config.parallelism.offload and split > 1
+    if offloaded:
+        weights = gradients = optimizer = 0
+    workspace = copies + making + FRAGMENTED * (kept + making)
+    return Memory(
+        weights=round(weights / split),
+        gradients=round(gradients / split),
+        optimizer=round(optimizer / split),
+        activations=round(kept),
+        logits=round(logits),
+        workspace=round(workspace),
+        process=round(PROCESS_GPU if place.gpu else PROCESS_CPU),
+    )
+
+
+def _frozen_bytes(config: Config, place: Placement) -> int:
+    stored = {"fp32": 4, "bf16": 2, "fp16": 2}
+    return stored.get(config.model.dtype, place.compute_bytes)
+
+
+def _base_bytes(config: Config, shape: Shape, counted: Parameters, stored: int) -> float:
+    bits = config.adapter.bits
+    if bits is None:
+        return stored * counted.base
+    each = DOUBLE_QUANTISED if bits == 4 and config.adapter.double_quant else BITS[bits]
+    return each * shape.matrices + stored * (counted.base - shape.matrices)
+
+
+def activations(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> float:
+    """Bytes kept from the forward for the backward pass, at their most."""
+    layer = layer_bytes_per_token(config, shape, counted, place)
+    stream = _stream_bytes(config, place) * shape.hidden
+    how = config.train.activation_checkpointing
+    if how == "on":
+        per_token = shape.layers * stream + layer
+    elif how == "selective":
+        per_token = (shape.layers // 2) * stream + (shape.layers - shape.layers // 2 + 1) * layer
+    else:
+        per_token = shape.layers * layer
+    per_token += 3 * stream  # embedding and last norm
+    return batch.tokens * per_token
+
+
+def _stream_bytes(config: Config, place: Placement) -> int:
+    """Bytes of a number in the residual stream."""
+    if config.adapter.kind == FULL or config.adapter.use_dora:
+        return 4
+    return max(place.compute_bytes, _frozen_bytes(config, place))
+
+
+def layer_bytes_per_token(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
+    """Bytes that one decoder layer keeps for each token."""
+    stream, compute = _stream_bytes(config, place), place.compute_bytes
+    kept = 2 * stream * shape.hidden + compute * (shape.query_size + 2 * shape.key_value_size)
+    kept += compute * (2 if shape.gated else 1) * shape.intermediate
+    if place.gpu:
+        kept += compute * shape.query_size + 4 * shape.heads  # attention's output and its log-sum-exp
+    if config.adapter.kind == FULL:
+        return kept + compute * (2 * shape.hidden + shape.query_size + shape.intermediate)
+    return kept + _adapter_bytes_per_token(config, counted.targets, place)
+
+
+def _adapter_bytes_per_token(config: Config, targets: tuple[Linear, ...], place: Placement) -> float:
+    adapter, compute = config.adapter, place.compute_bytes
+    kept = float(sum(compute * adapter.rank for _ in targets))
+    if adapter.dropout:  # a dropped input and a mask for each matrix; on a CPU the mask is as wide as the input
+        mask = 1 if place.gpu else compute
+        kept += sum((compute + mask) * linear.inputs for linear in targets)
+    else:  # one input for all matrices that read it
+        kept += compute * sum({_reads(linear): linear.inputs for linear in targets}.values())
+    if adapter.use_dora:  # what the base and the update gave, and outputs in fp32
+        kept += sum((2 * compute + 4) * linear.outputs for linear in targets)
+    return kept
+
+
+def _reads(linear: Linear) -> str:
+    return {"query": "norm", "key": "norm", "value": "norm", "gate": "second norm", "up": "second norm"}.get(
+        linear.role, linear.role
+    )
+
+
+def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> float:
+    """One chunk of logits in fp32 and in the compute precision, and the gradients that the loss keeps."""
+    rows, compute = min(CHUNK, max(1, batch.labels)), place.compute_bytes
+    chunk = rows * shape.vocabulary * (4 + (compute if compute < 4 else 4))
+    kept = batch.labels * shape.hidden * _stream_bytes(config, place) * 2
+    if config.adapter.kind == FULL:
+        kept += shape.embedding * 4  # the gradient of the output projection
+        chunk += shape.embedding * compute
+    return chunk + kept
+
+
+def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement, stored: int) -> float:
+    """Weights that exist a second time: in the compute precision under autocast, and gathered ones of a split model."""
+    compute = place.compute_bytes
+    full = config.adapter.kind == FULL
+    copies = 0.0
+    if stored > compute:
+        copies += compute * (counted.base - (0 if shape.tied else shape.embedding))
+    if not full:
+        copies += compute * counted.trained if compute < 4 else 0
+    if place.split_over > 1:
+        root = (1 if shape.tied else 2) * shape.embedding * stored
+        layer = _base_bytes(config, shape, counted, stored) / shape.layers
+        copies += root + 2 * layer
+        if config.parallelism.sharding == "grad_op":
+            copies += _base_bytes(config, shape, counted, stored) * (1 - 1 / place.split_over)
+        if full:
+            copies += 2 * layer + root  # gradients before they are split
+    return copies
+
+
+def _temporaries(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> float:
+    """The most that one layer's backward pass needs beside what was kept."""
+    compute = place.compute_bytes
+    mlp = (4 if shape.gated else 2) * compute * shape.intermediate
+    norms = (3 * 4 + 2 * compute) * shape.hidden
+    attention = (4 + compute) * 2 * shape.key_value_size + 2 * compute * shape.query_size
+    needed = batch.tokens * (max(mlp, attention) + norms)
+    if config.adapter.bits is not None:  # one matrix made whole, in fp32 on its way
+        needed += max(linear.weights for linear in shape.linears) * (compute + 4)
+    return float(needed)
