@@ -7,6 +7,7 @@ that memory, Weights & Biases and a crash stay with the job.
 
 import contextlib
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -47,23 +48,29 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.suppress(OSError):
                 place.rmdir()  # Hydra numbers its folders; ours say what differs
             if _is_ours(hydra):  # Hydra composed the first job; the whole sweep is ours from here
-                raise SystemExit(_sweep(composed, arguments, started, jobs, place.parent))
+                try:
+                    raise SystemExit(_sweep(composed, arguments, started, jobs, place.parent))
+                except (UserError, RunFailed) as error:
+                    raise SystemExit(cli.fail(str(error), error.exit_status)) from None
+            reason = ""
             try:
                 config = _checked(composed)
                 if config.sweep.dry_run or config.sweep.one_at_a_time:
                     raise UserError(
-                        "sweep.dry_run and sweep.one_at_a_time work with Hydra's basic sweeper and launcher only; "
-                        "leave out hydra/launcher and hydra/sweeper"
+                        "sweep.dry_run and sweep.one_at_a_time need Hydra's own sweeper and launcher; leave out "
+                        "hydra/launcher and hydra/sweeper"
                     )
                 if config.data_source.path == GENERATED:  # once, before jobs that want the same begin side by side
                     _with_generated_data(config, started, overrides)
                 _start(jobs, config, overrides, same, place.parent, hydra.job.num)
             except (UserError, RunFailed) as error:  # this job cannot run, others may
+                reason = str(error)
                 refused.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
             if not str(hydra.launcher._target_).endswith("BasicLauncher"):  # on another machine: only errors come back
                 jobs.finish()
-                if failed := sum(map(bool, jobs.ended + refused)):
-                    raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish ({failed})")
+                if any(jobs.ended + refused):
+                    why = f": {reason}" if reason else ""
+                    raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish{why}")
             return
         config = _checked(composed)
         if config.sweep.dry_run:
@@ -112,6 +119,8 @@ def _sweep(first: DictConfig, arguments: list[str], started: str, jobs: Jobs, pl
         (place / "multirun.yaml").unlink()  # Hydra's record; ours is sweep.yaml
         place.rmdir()  # where nothing is kept there, as after sweep.dry_run
     typed = expansion.typed_overrides(arguments)
+    if several := [part for part in typed if re.match(r"\+?sweep=.*[\[,(]", part)]:
+        raise UserError(f"{several[0]}: one sweep at a time; give each a command of its own")
     combinations = expansion.combinations(typed, dict(hydra.sweeper.params or {}), list(first.sweep.one_at_a_time))
     searched = _own_folders()
     own = ["--config-dir", searched[0]] if searched else []

@@ -1,16 +1,22 @@
 """`sweep.dry_run=true`: the runs of a sweep, what each costs, and what is already there. Nothing is started."""
 
+from typing import TYPE_CHECKING
+
 from alpaca.cli import fail
 from alpaca.config import Config
 from alpaca.errors import UserError
 from alpaca.sweeping.planning import Job
 from alpaca.tracking.run_directory import FINISHED
 
+if TYPE_CHECKING:
+    from alpaca.planning.estimate import Estimate
+
 
 def show(planned: list[Job]) -> None:
     """Print it: every job with its batch arithmetic, memory and cost, then the sum over those that would run."""
     from alpaca.planning.command import in_a_line
-    from alpaca.planning.estimate import Estimate, estimate
+    from alpaca.planning.estimate import estimate
+    from alpaca.planning.terminal import duration
 
     would_run, known, hours, dollars = 0, 0, 0.0, 0.0
     for job in planned:
@@ -32,10 +38,11 @@ def show(planned: list[Job]) -> None:
             known, hours, dollars = known + 1, hours + found.hours, dollars + (found.dollars or 0.0)
     cost = f", ${dollars:,.2f}" if dollars else ""
     rest = f"; {would_run - known} without an estimate" if known < would_run else ""
-    print(f"{would_run} runs to do, about {hours:.1f} h of training one after another{cost}{rest}")
+    runs = f"{would_run} run{'' if would_run == 1 else 's'}"
+    print(f"{runs} to do; one after another they train {duration(hours)}{cost}{rest}")
 
 
-def _batch(config: Config, found: "Estimate") -> str:  # type: ignore[name-defined]  # noqa: F821
+def _batch(config: Config, found: "Estimate") -> str:
     """How a step comes about: examples, devices, micro-batches."""
     plan, ranks = found.schedule, found.devices
     devices = f"{ranks} devices" if ranks > 1 else "1 device"

@@ -57,22 +57,19 @@ def combinations(typed: list[str], grid: dict[str, Any], one_at_a_time: list[str
     parser = OverridesParser.create()
     overrides = parser.parse_overrides([*(f"{key}={values}" for key, values in grid.items()), *typed])
     (products,) = BasicSweeper.split_arguments(overrides, None)
-    jobs = list(products)
+    varied = {_key(part) for part in {part for job in products for part in job} - set(products[0])} - {"output_dir"}
+    base = [BASE] if one_at_a_time else []
+    made = [Combination(job, [*base, *_of(job, varied)]) for job in products]
     for entry in one_at_a_time:
         swapped = _change(entry, parser)
-        jobs += [[part for part in job if _key(part) not in swapped] + list(swapped.values()) for job in products]
-    values: dict[str, set[str]] = {}
-    for job in jobs:
-        for part in job:
-            values.setdefault(_key(part), set()).add(part)
-    everywhere = {key for key, found in values.items() if len(found) == 1 and all(found <= set(job) for job in jobs)}
-    changed = {_key(part) for entry in one_at_a_time for part in _change(entry, parser).values()}
-    made = []
-    for job in jobs:
-        differs = [part for part in job if _key(part) not in everywhere and _key(part) != "output_dir"]
-        is_base = bool(one_at_a_time) and not changed & {_key(part) for part in differs}
-        made.append(Combination(job, [BASE, *differs] if is_base else differs))
+        for job in products:
+            rest = [part for part in job if _key(part) not in swapped]
+            made.append(Combination([*swapped.values(), *rest], [*swapped.values(), *_of(rest, varied)]))
     return made
+
+
+def _of(job: list[str], keys: set[str]) -> list[str]:
+    return [part for part in job if _key(part) in keys]
 
 
 def _change(entry: str, parser: OverridesParser) -> dict[str, str]:
@@ -83,9 +80,7 @@ def _change(entry: str, parser: OverridesParser) -> dict[str, str]:
     except (ValueError, HydraException):
         parts, read = [], []
     if not read:
-        raise UserError(
-            f"sweep.one_at_a_time: {entry!r} cannot be read; an entry is one change, as in adapter=lora"
-        )
+        raise UserError(f"sweep.one_at_a_time: {entry!r} cannot be read; an entry is one change, as in adapter=lora")
     if several := [part for part, override in zip(parts, read, strict=True) if override.is_sweep_override()]:
         raise UserError(f"sweep.one_at_a_time: {several[0]} has several values; give each an entry of its own")
     return {_key(part): part for part in parts}
