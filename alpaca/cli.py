@@ -125,7 +125,7 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # conf/hydra/launcher has files by the plugins' own names: they are meant to be checked against the plugins' schemas
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated")
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = given_arguments(argv)
     sys.argv = [sys.argv[0], *arguments]
     errors: list[Exception] = []
     home = os.getpid()
@@ -160,6 +160,14 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
         raise
 
 
+def given_arguments(argv: list[str] | None = None) -> list[str]:
+    """The command line; under an agent of a W&B sweep None, as Python writes it, is null."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return arguments
+    return [re.sub(r"^([\w./@]+)=None$", r"\1=null", argument) for argument in arguments]
+
+
 def fail(message: str, status: int) -> int:
     """Print one line on standard error and return the exit status."""
     print(f"alpaca: {' '.join(message.split())}", file=sys.stderr)
@@ -189,11 +197,10 @@ def explain(error: BaseException, arguments: list[str] | None = None) -> str:
     if match := re.search(
         r"Could not find '([^']+)/([^/']+)'\s*\n+Available options in '[^']+':\n((?:\t.*\n?)+)", text
     ):
-        group, option, listed = match[1], match[2], match[3].split()
-        return f"{group}={option}: no such option; {_nearest(option, listed)}"
+        return _no_such_option(match[1], match[2], match[3].split())
     if match := re.search(r"Could not load '([^']+)/([^/']+)'", text):
         listed = sorted(file.stem for file in (paths.conf_dir() / match[1]).glob("*.yaml"))
-        return f"{match[1]}={match[2]}: no such option; {_nearest(match[2], listed)}"
+        return _no_such_option(match[1], match[2], listed)
     if match := re.search(r"Could not override '([^']+)'\.\s*\nNo match in the defaults list", text):
         return f"{match[1]}: no such group; {_nearest(match[1], sorted(set(_groups())))}"
     if match := re.search(r"[Kk]ey '([^']+)' (?:is )?not in '[^']*'", text):
@@ -257,6 +264,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def _no_such_option(group: str, option: str, listed: list[str]) -> str:
+    """One line; a question may be asked in other words than the file's name, so all sweeps are listed."""
+    near = _nearest(option, listed)
+    if group == "sweep" and not near.startswith("known:"):
+        near += f" known: {', '.join(listed)}"
+    return f"{group}={option}: no such option; {near}"
 
 
 def _nearest(word: str, known: list[str]) -> str:

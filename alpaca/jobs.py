@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,18 @@ from alpaca.cli import INTERRUPTED
 from alpaca.errors import UserError
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Ctrl-C reaches the jobs from the terminal itself
+INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID")  # of one W&B run; every job is one of its own
 
 
 @dataclass
 class Jobs:
-    """Runs at most `at_once` jobs at a time and remembers how each ended."""
+    """Runs at most `at_once` jobs at a time and remembers how each ended.
+
+    `on_end(number, status)` is called when a job has ended by itself; a status below zero is the signal that killed it.
+    """
 
     ended: list[int] = field(default_factory=list)
+    on_end: Callable[[int, int], None] = field(default=lambda number, status: None)
     _running: dict[int, tuple[subprocess.Popen[Any], Path, tuple[str, ...]]] = field(default_factory=dict)
     _asked_to_end: bool = False
 
@@ -42,9 +47,10 @@ class Jobs:
         wanted = share(len(visible), at_once, devices)
         while len(self._running) >= at_once or len(free := self._free(visible)) < wanted:
             self._reap()
-        if self._asked_to_end or INTERRUPTED in self.ended:
+        if self._asked_to_end:
             raise KeyboardInterrupt
-        environment, mine = dict(os.environ), tuple(free[:wanted])
+        environment = {name: value for name, value in os.environ.items() if name not in INHERITED_NAMES}
+        mine = tuple(free[:wanted])
         if at_once > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
         if mine:
@@ -59,11 +65,11 @@ class Jobs:
         """Wait for every job.
 
         Raises:
-            KeyboardInterrupt: one was interrupted; the others have ended too.
+            KeyboardInterrupt: a signal asked for the end; all have ended.
         """
         while self._running:
             self._reap()
-        if INTERRUPTED in self.ended:
+        if self._asked_to_end:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -98,15 +104,17 @@ class Jobs:
             raise
         for number in done:
             process, folder, _ = self._running.pop(number)
-            by_signal = -process.returncode in (signal.SIGINT, *FORWARDED)
-            status = INTERRUPTED if by_signal else int(process.returncode)
-            self.ended.append(status)
-            if status == INTERRUPTED and self._running:
+            status = int(process.returncode)
+            by_signal = -status in (signal.SIGINT, *FORWARDED)
+            self.ended.append(INTERRUPTED if by_signal else status)
+            if self._asked_to_end and self.ended[-1] == INTERRUPTED:
                 continue
-            if status == INTERRUPTED:
-                raise KeyboardInterrupt
-            if status:
-                print(f"job {number} ended with status {status}: {folder}", file=sys.stderr, flush=True)
+            if self.ended[-1] == INTERRUPTED:
+                print(f"job {number} was interrupted: {folder}", file=sys.stderr, flush=True)
+            elif status:
+                how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+                print(f"job {number} {how}: {folder}", file=sys.stderr, flush=True)
+            self.on_end(number, INTERRUPTED if by_signal else status)
 
 
 def _is_over(process: subprocess.Popen[Any]) -> bool:

@@ -6,10 +6,12 @@ that memory, Weights & Biases and a crash stay with the job.
 """
 
 import contextlib
+import os
 import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -35,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.register_sweep_dir()
     single: list[int] = []
     refused: list[int] = []
-    jobs, same = Jobs(), cli.unswept_keys(list(sys.argv[1:] if argv is None else argv))
+    arguments = cli.given_arguments(argv)
+    jobs, same = Jobs(), cli.unswept_keys(arguments)
 
     def job(composed: DictConfig) -> None:
         hydra = HydraConfig.get()
@@ -44,19 +47,37 @@ def main(argv: list[str] | None = None) -> int:
             place = Path(hydra.runtime.output_dir)
             with contextlib.suppress(OSError):
                 place.rmdir()  # Hydra numbers its folders; ours say what differs
+            if _is_ours(hydra):  # Hydra composed the first job; the whole sweep is ours from here
+                try:
+                    raise SystemExit(_sweep(composed, arguments, started, jobs, place.parent))
+                except (UserError, RunFailed) as error:
+                    raise SystemExit(cli.fail(str(error), error.exit_status)) from None
+            reason = ""
             try:
                 config = _checked(composed)
+                if config.sweep.dry_run or config.sweep.one_at_a_time:
+                    raise UserError(
+                        "sweep.dry_run and sweep.one_at_a_time need Hydra's own sweeper and launcher; leave out "
+                        "hydra/launcher and hydra/sweeper"
+                    )
                 if config.data_source.path == GENERATED:  # once, before jobs that want the same begin side by side
                     _with_generated_data(config, started, overrides)
                 _start(jobs, config, overrides, same, place.parent, hydra.job.num)
             except (UserError, RunFailed) as error:  # this job cannot run, others may
+                reason = str(error)
                 refused.append(cli.fail(f"job {hydra.job.num} ({' '.join(overrides)}): {error}", 2))
             if not str(hydra.launcher._target_).endswith("BasicLauncher"):  # on another machine: only errors come back
                 jobs.finish()
-                if failed := sum(map(bool, jobs.ended + refused)):
-                    raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish ({failed})")
+                if any(jobs.ended + refused):
+                    why = f": {reason}" if reason else ""
+                    raise RunFailed(f"job {hydra.job.num} ({' '.join(overrides)}) did not finish{why}")
             return
         config = _checked(composed)
+        if config.sweep.dry_run:
+            raise UserError(
+                "sweep.dry_run=true: this is one run, no sweep; python -m alpaca.plan shows what it costs, "
+                "-m or sweep=NAME make several"
+            )
         folder = Path(hydra.runtime.output_dir)
         try:
             if config.data_source.path == GENERATED:
@@ -81,6 +102,42 @@ def main(argv: list[str] | None = None) -> int:
     if len(failures) > 1 and any(failures):
         return cli.fail(f"{sum(map(bool, failures))} of {len(failures)} runs did not finish", 1)
     return max(single + failures, default=0)
+
+
+def _is_ours(hydra: Any) -> bool:
+    """Whether the runs are a plain grid for this machine: neither another sweeper nor another launcher was chosen."""
+    names = (str(hydra.sweeper._target_), str(hydra.launcher._target_))
+    return names[0].endswith("BasicSweeper") and names[1].endswith("BasicLauncher")
+
+
+def _sweep(first: DictConfig, arguments: list[str], started: str, jobs: Jobs, place: Path) -> int:
+    """The whole sweep whose first job Hydra composed; returns the exit status."""
+    from alpaca.sweeping import expansion, record, sweep
+
+    hydra = HydraConfig.get()
+    with contextlib.suppress(OSError):
+        (place / "multirun.yaml").unlink()  # Hydra's record; ours is sweep.yaml
+        place.rmdir()  # where nothing is kept there, as after sweep.dry_run
+    typed = expansion.typed_overrides(arguments)
+    if several := [part for part in typed if re.match(r"\+?sweep=.*[\[,(]", part)]:
+        raise UserError(f"{several[0]}: one sweep at a time; give each a command of its own")
+    combinations = expansion.combinations(typed, dict(hydra.sweeper.params or {}), list(first.sweep.one_at_a_time))
+    searched = _own_folders()
+    own = ["--config-dir", searched[0]] if searched else []
+    question = record.question_of(hydra.runtime.choices.get("sweep"), [Path(folder) for folder in searched])
+    return sweep.run(
+        combinations,
+        place,
+        question,
+        jobs,
+        lambda config, overrides: _with_generated_data(config, started, overrides),
+        own,
+    )
+
+
+def _own_folders() -> list[str]:
+    """Folders of options that the user named with --config-dir."""
+    return [item.path for item in HydraConfig.get().runtime.config_sources if item.provider == "command-line"]
 
 
 def run_directory(config: Config, started: str) -> Path:
@@ -115,23 +172,20 @@ def _checked(composed: DictConfig) -> Config:
     return config
 
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.,=+-]", "_", text)[:120]
-
-
 def _start(jobs: Jobs, config: Config, overrides: list[str], same: set[str], sweep: Path, number: int) -> None:
-    """Begin one job of a multirun, unless its run is finished."""
+    """Begin one job of a multirun of another sweeper or launcher, unless its run is finished."""
+    from alpaca.sweeping.expansion import file_name
+    from alpaca.sweeping.sweep import command_of
+
     differs = ",".join(part for part in overrides if part.partition("=")[0] not in same) or "defaults"
-    folder = sweep / f"{_file_name(differs)}-{signature(config)}"
+    folder = sweep / f"{file_name(differs)}-{signature(config)}"
     print(f"job {number}: {' '.join(overrides)}\n  -> {folder}", flush=True)
     if status(folder) == FINISHED:
         print("  finished already, skipped", flush=True)
         return
-    given = [part for part in overrides if not part.startswith("output_dir=")]
-    mode = ["hydra.mode=RUN", "output_dir='{}'".format(str(folder).replace("'", "\\'"))]
-    searched = [item.path for item in HydraConfig.get().runtime.config_sources if item.provider == "command-line"]
+    searched = _own_folders()
     own = ["--config-dir", searched[0]] if searched else []
-    command = [sys.executable, "-m", "alpaca.run", *own, *given, *mode]
+    command = command_of(overrides, folder, Path(os.devnull), own)
     jobs.start(number, command, folder, config.sweep.parallel_jobs, config.parallelism.devices)
 
 

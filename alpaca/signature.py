@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from alpaca import paths
-from alpaca.config import GENERATION, TRAINING, Config, DataSourceConfig, GenerationConfig
+from alpaca.config import EVALUATION, GENERATION, TRAINING, Config, DataSourceConfig, GenerationConfig
 from alpaca.data import files
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
@@ -47,9 +47,12 @@ def signature_of(settings: dict[str, Any]) -> str:
 
 def variant(config: Config) -> str:
     """The signature without the seed."""
-    settings = training_settings(config)
-    del settings["train.seed"]
-    return _hash(settings)
+    return variant_of(training_settings(config))
+
+
+def variant_of(settings: dict[str, Any]) -> str:
+    """The variant of what `training_settings` gave."""
+    return _hash({key: value for key, value in settings.items() if key != "train.seed"})
 
 
 def training_settings(config: Config) -> dict[str, Any]:
@@ -114,6 +117,11 @@ def _named_model_content(name: str) -> Any:
         return _weights_content(name, None)
     described = yaml.safe_load(file.read_text(encoding="utf-8"))
     return [_weights_content(described["weights"], described.get("revision")), described.get("architecture")]
+
+
+def evaluation_settings(config: Config) -> dict[str, Any]:
+    """Dotted key to value of every field that affects scores and not training."""
+    return dict(_marked(config, "", EVALUATION))
 
 
 def marked_for_generation(section: Any) -> Any:

@@ -77,6 +77,17 @@ class SweepConfig:
     parallel_jobs: int = setting(
         1, NOTHING, "Runs of a multirun at once on this machine, each with accelerators of its own", at_least=1
     )
+    dry_run: bool = setting(
+        False, NOTHING, "Show the runs of a multirun, what each costs and what is already there; start none."
+    )
+    retry_failed: bool = setting(
+        True, NOTHING, "Run failed runs of a sweep again, from a checkpoint where there is one; false leaves them."
+    )
+    one_at_a_time: list[str] = setting(
+        [],
+        NOTHING,
+        "Changes, each one or more overrides: beside the grid as it is, a multirun has the grid with each of them.",
+    )
 
 
 @dataclass

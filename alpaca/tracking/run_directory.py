@@ -17,7 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alpaca import __version__, paths
 from alpaca.config import Config
@@ -216,6 +218,16 @@ def close_unfinished(path: Path, how: str, error: str) -> None:
         write_text(
             path / "summary.json", json.dumps({"status": how, "signature": mark, "error": error}, indent=2) + "\n"
         )
+
+
+def settings_of(path: Path) -> Config | None:
+    """The settings of the run in `path`; None where there are none, or they are of another version."""
+    try:
+        loaded = OmegaConf.load(path / "config.yaml")
+        found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError):
+        return None
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import netrc
 import os
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from io import StringIO
@@ -20,7 +21,20 @@ from omegaconf import OmegaConf
 from alpaca.config import Config
 
 OFFLINE, ONLINE, AUTO, DISABLED = "offline", "online", "auto", "disabled"
+REPORT = "report"  # job type of the W&B run that holds the report of a sweep: it has no settings of its own
 INIT_TIMEOUT_S = 20
+OPEN_FILE = ".wandb-open"  # in the run directory, with the id of the W&B run that is not closed yet
+# What the summary of a run shows of a metric besides its last value: columns of W&B's table of runs.
+BEST = {
+    "train/loss": "min",
+    "eval/loss": "min",
+    "eval/perplexity": "min",
+    "eval/bits_per_byte": "min",
+    "eval/token_accuracy": "max",
+    "eval/rougeL": "max",
+    "perf/logical_tokens_per_s": "mean",
+    "perf/peak_memory_gib": "max",
+}
 
 
 def chosen_mode(mode: str) -> str:
@@ -46,9 +60,16 @@ def tags(config: Config, job_type: str = "train") -> list[str]:
         made = config.generation
         keys = ("mode", "engine", "model", "prompt")
         return [*(f"{key}={getattr(made, key)}"[:64] for key in keys), *config.extra_tags]
+    if job_type == REPORT:
+        return list(config.extra_tags)
     sections = ("model", "data_source", "template", "adapter", "parallelism", "optimizer")
     chosen = [f"{section}={getattr(config, section).name}"[:64] for section in sections]
     return [*chosen, *config.extra_tags]
+
+
+def artifact_name(text: str) -> str:
+    """`text` in the letters that W&B allows in the name of an artifact, which are fewer than a folder's."""
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)[:128]
 
 
 class WandbRun:
@@ -63,14 +84,25 @@ class WandbRun:
         *,
         job_type: str = "train",
         watch: bool = True,
+        goes_on: bool = False,
     ):
+        """Begin it.
+
+        Args:
+            watch: False logs nothing, as on every rank but the first.
+            goes_on: close what another process left open, under the same id.
+        """
         self._warn = warn
+        self._folder = folder
+        self._goes_on = goes_on
         self._job_type = job_type
         self._run: Any = None
         self.mode = chosen_mode(config.tracker.mode) if watch else DISABLED
         if self.mode == DISABLED:
             return
-        settings: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, throw_on_missing=True)
+        settings: Any = {}
+        if job_type != REPORT:
+            settings = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, throw_on_missing=True)
         self._guarded(lambda: self._start(config, {**settings, **facts}, folder))
         if self._run is None and self.mode == ONLINE:
             warn("W&B could not be reached: this run is logged offline")
@@ -97,19 +129,23 @@ class WandbRun:
                 **self._identity(folder),
                 settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
             )
+        (folder / OPEN_FILE).write_text(str(self._run.id))
         self._run.define_metric("step", hidden=True)
         for section in ("train/*", "eval/*", "perf/*", "generation/*"):
             self._run.define_metric(section, step_metric="step")
-        self._run.define_metric("eval/loss", step_metric="step", summary="min")
-        self._run.define_metric("eval/rougeL", step_metric="step", summary="max")
+        for name, best in BEST.items():
+            self._run.define_metric(name, step_metric="step", summary=best)
 
     def _identity(self, folder: Path) -> dict[str, Any]:
         """An online run that goes on stays one W&B run; a sweep agent or the user may have named it already.
 
         Offline runs cannot be resumed: each process leaves a segment of its own.
         """
-        if self.mode != ONLINE or os.environ.get("WANDB_RUN_ID"):
+        if os.environ.get("WANDB_RUN_ID"):
             return {}
+        if self.mode != ONLINE:
+            left = folder / OPEN_FILE
+            return {"id": left.read_text().strip()} if self._goes_on and left.is_file() else {}
         file = folder / ".wandb-id"
         if not file.exists():
             file.write_text(secrets.token_hex(8))
@@ -157,20 +193,34 @@ class WandbRun:
         if self._run is not None:
             self._guarded(send)
 
-    def log_artifact(self, name: str, kind: str, path: Path | list[Path], metadata: dict[str, Any]) -> None:
-        """A file, several or a folder as one artifact, its lineage in the metadata."""
+    def log_artifact(
+        self, name: str, kind: str, path: Path | list[Path], metadata: dict[str, Any], *, is_input: bool = False
+    ) -> None:
+        """A file, several or a folder as one artifact, its lineage in the metadata.
+
+        One that `is_input` is what the run was made from: online W&B draws it on the run's other side.
+        """
 
         def send() -> None:
             import wandb
 
-            artifact = wandb.Artifact(name, type=kind, metadata=metadata)
+            artifact = wandb.Artifact(artifact_name(name), type=kind, metadata=metadata)
             with contextlib.redirect_stdout(StringIO()), contextlib.redirect_stderr(StringIO()):
                 for each in path if isinstance(path, list) else [path]:
                     artifact.add_dir(str(each)) if each.is_dir() else artifact.add_file(str(each))
-            self._run.log_artifact(artifact)
+            if is_input and self.mode == ONLINE:  # offline W&B refuses to use one; the metadata have the lineage too
+                self._run.use_artifact(artifact)
+            else:
+                self._run.log_artifact(artifact)
 
         if self._run is not None:
             self._guarded(send)
+
+    def use_artifact(self, name: str) -> None:
+        """Name an artifact of another run as what this one was made from: only online, no loss if it is not there."""
+        if self._run is not None and self.mode == ONLINE:
+            with contextlib.suppress(Exception):
+                self._run.use_artifact(f"{artifact_name(name)}:latest")
 
     def finish(self, status: int, summary: dict[str, Any]) -> None:
         """Close the run with an exit status; W&B marks any but 0 as failed."""
@@ -178,6 +228,7 @@ class WandbRun:
         def send() -> None:
             self._run.summary.update(summary)
             self._run.finish(exit_code=status)
+            (self._folder / OPEN_FILE).unlink(missing_ok=True)
 
         if self._run is not None:
             self._guarded(send)

@@ -24,7 +24,7 @@ from alpaca.tracking.wandb_run import log_answers
 from alpaca.training.batches import Layout
 from alpaca.training.loop import Session
 
-COLUMNS = ["id", "prompt", "reference", "output_before", "output", "rougeL_before", "rougeL"]
+COLUMNS = ["id", "prompt", "reference", "output_before", "output", "rougeL_before", "rougeL", "loss_before", "loss"]
 
 
 def score_before(
@@ -112,10 +112,10 @@ def log_scores(session: Session, step: int, epoch: float, scores: QuickScores) -
 
 
 def save_predictions(session: Session, held_out: HeldOut, before: QuickScores, after: QuickScores) -> None:
-    """`predictions.jsonl`, and the answered rows as a W&B table."""
+    """`predictions.jsonl`, and the same as a W&B table, whose rows of several runs W&B joins by their id."""
     records = predictions(held_out, before, after)
     session.directory.write_jsonl("predictions.jsonl", records)
-    flat = [{**record, **record["scores"]} for record in records if record["output"] is not None]
+    flat = [{**record, **record["scores"]} for record in records]
     session.tracker.log_table("predictions", COLUMNS, [[record.get(name) for name in COLUMNS] for record in flat])
 
 

@@ -35,9 +35,10 @@ from alpaca.modeling.layers import checkpoint_activations, compile_layers
 from alpaca.modeling.quantised import quantisation
 from alpaca.modeling.tokenizer import template_for, text_encoder
 from alpaca.planning.command import at_the_start
-from alpaca.tracking.run_directory import FINISHED, RunDirectory, read_json, write_text
+from alpaca.signature import variant_of
+from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json, write_text
 from alpaca.tracking.terminal import Terminal
-from alpaca.tracking.wandb_run import WandbRun
+from alpaca.tracking.wandb_run import WandbRun, artifact_name
 from alpaca.training.batches import Layout, Steps, label_tensors, model_inputs
 from alpaca.training.checkpoint import Checkpoints
 from alpaca.training.choices import Choices, choose_layout, fits_on_gpu, largest_that_fits
@@ -113,7 +114,12 @@ def run(
     _announce(config, prepared, choices, compute, trained, total, terminal)
     if config.train.self_check and not split:
         check(model, prepared.train, choices.layout, compute, world, terminal)
-    facts = {"signature": mark, "data": prepared.facts, "trained_parameters": trained}
+    facts = {
+        "signature": mark,
+        "variant": variant_of(directory.identity.get("settings", {})),
+        "data": prepared.facts,
+        "trained_parameters": trained,
+    }
     tracker = WandbRun(config, directory.path, facts, terminal.warn, watch=world.is_main)
     session = Session(config, compute, directory, terminal, tracker, world, stopping, beats)
     try:
@@ -125,8 +131,9 @@ def run(
         directory.finish(FINISHED, summary)
         if config.train.keep_checkpoints == 0:
             Checkpoints(directory.path / "checkpoints", world, compute.device).remove_all()
-    except BaseException:
-        session.tracker.finish(1, {})
+    except BaseException as error:
+        ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+        session.tracker.finish(1, {"status": ended, "error": str(error)})
         raise
     with beats.while_working("closing the run"):
         session.tracker.finish(0, {"status": FINISHED, **summary})
@@ -358,9 +365,14 @@ def _save(
         save_predictions(session, held_out, before, after)
     lineage = prepared.facts["lineage"]
     tracker = session.tracker
-    tracker.log_artifact(f"data-{config.data_source.name}", "dataset", directory.path / "data.json", prepared.facts)
+    data, model_name = f"data-{config.data_source.name}", f"model-{directory.path.name}"
+    tracker.log_artifact(data, "dataset", directory.path / "data.json", prepared.facts, is_input=True)
+    made_from = {**lineage, "base": config.model.weights, "data": artifact_name(data)}
     if config.adapter.kind != FULL:
-        tracker.log_artifact(f"model-{directory.path.name}", "model", folder, {**lineage, "base": config.model.weights})
+        tracker.log_artifact(model_name, "model", folder, made_from)
+    if (answers := directory.path / "predictions.jsonl").is_file():
+        made_from["model"] = artifact_name(model_name) if config.adapter.kind != FULL else str(folder)
+        tracker.log_artifact(f"predictions-{directory.path.name}", "predictions", answers, made_from)
 
 
 def _summary(

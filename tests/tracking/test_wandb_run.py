@@ -2,46 +2,20 @@
 
 import json
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import REFUSING, SMALL, Outcome, alpaca_command, alpaca_run
+from wandb_files import items, records_of
 
-from alpaca.tracking.wandb_run import chosen_mode
-
-BLOCK, FULL, LAST = 32768, 1, 4
+from alpaca.tracking.wandb_run import artifact_name, chosen_mode
 
 
 def records(folder: Path) -> list[Any]:
-    """All records of the only offline run under `folder`.
-
-    A .wandb file is 7 bytes of header, then LevelDB's log format: blocks of 32 KiB; each piece has a
-    checksum (4 bytes), a length (2) and a kind (whole, first, middle or last part of a record).
-    """
-    from wandb.proto import wandb_internal_pb2
-
+    """All records of the only offline run under `folder`."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, found, parts, at = file.read_bytes(), [], b"", 7
-    assert data.startswith(b":W&B")
-    while at + 7 <= len(data):
-        if BLOCK - at % BLOCK < 7:  # too little room for a piece: the rest of the block is empty
-            at += BLOCK - at % BLOCK
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (FULL, LAST):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            found.append(record)
-            parts = b""
-    return found
-
-
-def items(entries: Any) -> dict[str, Any]:
-    return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+    return records_of(file)
 
 
 def test_without_a_key_the_run_is_logged_offline_without_a_question(finished_lora: Outcome):
@@ -64,10 +38,14 @@ def test_the_offline_run_holds_config_tags_metrics_table_and_artifacts(finished_
     (table,) = finished_lora.directory.glob("wandb/offline-run-*/files/media/table/predictions*.json")
     content = json.loads(table.read_text())
     assert {"prompt", "reference", "output_before", "output", "rougeL"} <= set(content["columns"])
-    assert len(content["data"]) == 2
+    assert len(content["data"]) == 8, "every held-out row, answered or not"
+    assert len({row[content["columns"].index("id")] for row in content["data"]}) == 8
     kinds = {record.request.log_artifact.artifact.type for record in found if record.HasField("request")}
     kinds |= {record.artifact.type for record in found if record.HasField("artifact")}
-    assert {"dataset", "model"} <= kinds
+    assert {"dataset", "model", "predictions"} <= kinds
+    assert config["variant"]
+    best = {record.metric.name for record in found if record.HasField("metric") and record.metric.summary.min}
+    assert {"eval/loss", "eval/bits_per_byte", "train/loss"} <= best
 
 
 def test_the_run_of_wandb_ends_with_the_scores(finished_lora: Outcome):
@@ -123,3 +101,10 @@ def test_a_wandb_folder_that_cannot_be_made_loses_no_run(workplace: Path):
     outcome = alpaca_run(workplace, *SMALL, "tracker=offline", "train.max_steps=1", "output_dir=run")
     assert outcome.status == 0, outcome.err
     assert outcome.summary["status"] == "finished"
+
+
+def test_what_tells_runs_apart_in_a_folders_name_is_allowed_in_an_artifacts():
+    assert (
+        artifact_name("model-adapter.rank=4,train.seed=0-0123456789") == "model-adapter.rank-4-train.seed-0-0123456789"
+    )
+    assert len(artifact_name("x" * 500)) == 128

@@ -1,0 +1,132 @@
+"""What a sweep has to do: each job's config, its folder, and how far it got before."""
+
+import fcntl
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alpaca import cli
+from alpaca.checks import check
+from alpaca.config import Config
+from alpaca.errors import UserError
+from alpaca.signature import evaluation_settings, signature_of, training_settings, variant_of
+from alpaca.sweeping.expansion import Combination, composed
+from alpaca.tracking.run_directory import FINISHED, differences, settings_of, status
+
+RUNNING, MISSING, REFUSED = "running", "missing", "refused"
+APART = ("name", "output_dir", "notes", "extra_tags", "sweep", "tracker", "generation")  # never make two runs of one
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep; one that cannot run has an error, and no folder."""
+
+    number: int
+    combination: Combination
+    config: Config | None = None
+    settings: dict[str, Any] | None = None
+    signature: str | None = None
+    variant: str | None = None
+    folder: Path | None = None
+    error: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What sets it apart, for a line."""
+        return " ".join(self.combination.differs) or "the only one"
+
+    @property
+    def state(self) -> str:
+        """finished, failed, interrupted, running (another process holds it), missing or refused."""
+        if self.folder is None:
+            return REFUSED
+        if is_held(self.folder):
+            return RUNNING
+        return status(self.folder) or MISSING
+
+    def record(self) -> dict[str, Any]:
+        """Its entry in `sweep.yaml`."""
+        entry = {
+            "overrides": self.combination.overrides,
+            "differs": self.combination.differs,
+            "folder": self.folder.name if self.folder else None,
+            "signature": self.signature,
+            "variant": self.variant,
+        }
+        return entry | ({"error": self.error} if self.error else {})
+
+
+def plan(combinations: list[Combination], place: Path) -> tuple[list[Job], list[str]]:
+    """The jobs with their folders under `place`, and lines about combinations that are the same run as another."""
+    checked = [_checked(number, combination) for number, combination in enumerate(combinations)]
+    jobs: list[Job] = []
+    lines = []
+    seen: dict[str, Job] = {}
+    for job in checked:
+        if job.config is None:
+            jobs.append(job)
+            continue
+        identity = f"{job.signature} {_rest(job.config)}"
+        if (first := seen.get(identity)) is not None:
+            lines.append(f"job {job.number} ({job.title}) is the same run as job {first.number}; run once")
+            continue
+        seen[identity] = job
+        jobs.append(job)
+    sharing = [job.signature for job in jobs]
+    return [_placed(job, place, alone=sharing.count(job.signature) == 1) for job in jobs], lines
+
+
+def _checked(number: int, combination: Combination) -> Job:
+    try:
+        config = cli.typed(composed(combination.overrides))
+        check(config)
+        settings = training_settings(config)
+    except UserError as error:
+        return Job(number, combination, error=str(error))
+    return Job(number, combination, config, settings, signature_of(settings), variant_of(settings))
+
+
+def _placed(job: Job, place: Path, *, alone: bool) -> Job:
+    """Its directory: one with its signature that is there, whatever it differed in then, else a new name.
+
+    Jobs that share a signature differ in what changes no result, such as the number of devices: each has its own.
+    """
+    if job.config is None:
+        return job
+    named = place / f"{job.combination.name}-{job.signature}"
+    if named.is_dir():
+        return replace(job, folder=named)
+    there = [each for each in sorted(place.glob(f"*-{job.signature}")) if (each / "config.yaml").is_file()]
+    wanted = _rest(job.config)
+    same = [each for each in there if (before := settings_of(each)) is not None and _rest(before) == wanted]
+    found = [*same, *sorted(there, key=lambda each: status(each) != FINISHED)] if alone else same
+    return replace(job, folder=found[0] if found else named)
+
+
+def _rest(config: Config) -> str:
+    """Every setting that could be swept, as text to compare."""
+    container: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    return json.dumps({key: value for key, value in container.items() if key not in APART}, default=str)
+
+
+def other_evaluation(job: Job) -> str:
+    """Evaluation settings in which the run on disk differs from what is asked now; empty for none."""
+    assert job.config is not None
+    assert job.folder is not None
+    before = settings_of(job.folder)
+    return differences(evaluation_settings(before), evaluation_settings(job.config)) if before is not None else ""
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has the run directory open."""
+    try:
+        with (folder / ".lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

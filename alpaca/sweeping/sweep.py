@@ -1,0 +1,147 @@
+"""Works a sweep off: what is finished is skipped, what was cut off goes on, one failure stops no other run.
+
+Every run is a process of its own (`alpaca/jobs.py`), so that memory, W&B and a crash stay with it.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from alpaca.cli import INTERRUPTED as INTERRUPTED_STATUS
+from alpaca.cli import fail
+from alpaca.config import Config
+from alpaca.errors import RunFailed, UserError
+from alpaca.jobs import Jobs
+from alpaca.signature import is_generated
+from alpaca.sweeping import closing, record
+from alpaca.sweeping.expansion import Combination
+from alpaca.sweeping.planning import MISSING, REFUSED, RUNNING, Job, other_evaluation, plan
+from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED
+from alpaca.tracking.wandb_run import DISABLED
+
+HINT = "the same command runs what is missing"
+
+
+def run(
+    combinations: list[Combination],
+    place: Path,
+    question: record.Question,
+    jobs: Jobs,
+    generate: Callable[[Config, list[str]], Config],
+    own: list[str],
+) -> int:
+    """Run every combination under `place`; returns the exit status.
+
+    Args:
+        generate: makes the data of a job that trains on generated rows; the same data only once.
+        own: Hydra's own arguments that every job needs, such as a folder of options.
+
+    Raises:
+        UserError: no job can run.
+        KeyboardInterrupt: a signal asked for the end; all jobs have ended.
+    """
+    planned, lines = plan(combinations, place)
+    able = [job for job in planned if job.config is not None]
+    if not able:
+        errors = {job.error for job in planned}
+        for job in planned if len(errors) > 1 else []:
+            fail(f"job {job.number} ({job.title}): {job.error}", UserError.exit_status)
+        raise UserError(planned[0].error or "" if len(errors) == 1 else "no job of this sweep can run")
+    first = able[0].config
+    assert first is not None
+    _announce(planned, place, first.name, question, lines)
+    if first.sweep.dry_run:
+        from alpaca.sweeping.dry_run import show
+
+        show(planned)
+        return 0
+    record.write(place, first.name, question, [job.record() for job in planned])
+    with tempfile.TemporaryDirectory(prefix="alpaca-sweep-") as notes:
+        jobs.on_end = lambda number, status: _ended(planned, number, status, Path(notes))
+        for job in planned:
+            _start(job, jobs, Path(notes), generate, own)
+        jobs.finish()
+    return _close(planned, place)
+
+
+def _announce(planned: list[Job], place: Path, name: str, question: record.Question, lines: list[str]) -> None:
+    states = [job.state for job in planned]
+    counts = [f"{states.count(state)} {state}" for state in (FINISHED, FAILED, INTERRUPTED, RUNNING, MISSING, REFUSED)
+              if states.count(state)]  # fmt: skip
+    if question.question:
+        print(question.question)
+    print(f"sweep {name}: {len(planned)} runs in {place}: {', '.join(counts)}", flush=True)
+    for line in lines:
+        print(f"  {line}", flush=True)
+
+
+def _start(job: Job, jobs: Jobs, notes: Path, generate: Callable[[Config, list[str]], Config], own: list[str]) -> None:
+    """Begin one job, unless its run is finished, held by another process, or left as it failed."""
+    if job.config is None or job.folder is None:
+        fail(f"job {job.number} ({job.title}): {job.error}", UserError.exit_status)
+        return
+    state = job.state
+    print(f"job {job.number}: {job.title}\n  -> {job.folder}", flush=True)
+    if state == FINISHED:
+        print("  finished already, skipped", flush=True)
+        if changed := other_evaluation(job):
+            print(f"  its scores are of another evaluation ({changed})", flush=True)
+        return
+    if state == RUNNING:
+        print("  another process is at it, left to it", flush=True)
+        return
+    if state == FAILED and not job.config.sweep.retry_failed:
+        print("  failed before, left as it is (sweep.retry_failed=false)", flush=True)
+        return
+    config = job.config
+    if is_generated(config.data_source.path):
+        try:
+            generate(config, job.combination.overrides)
+        except (UserError, RunFailed) as error:
+            fail(f"job {job.number} ({job.title}): {error}", error.exit_status)
+            _close_job(job, str(error))
+            return
+    command = command_of(job.combination.overrides, job.folder, notes / str(job.number), own)
+    jobs.start(job.number, command, job.folder, config.sweep.parallel_jobs, config.parallelism.devices)
+
+
+def command_of(overrides: list[str], folder: Path, note: Path, own: list[str]) -> list[str]:
+    """The process of a job: its overrides, as one run in `folder`, its last words in `note`."""
+    given = [part for part in overrides if not part.startswith("output_dir=")]
+    mode = ["hydra.mode=RUN", "sweep.dry_run=false", "output_dir='{}'".format(str(folder).replace("'", "\\'"))]
+    return [sys.executable, "-m", "alpaca.sweeping.job", str(os.getpid()), str(note), *own, *given, *mode]
+
+
+def _ended(planned: list[Job], number: int, status: int, notes: Path) -> None:
+    """A job has ended by itself: where it failed, its directory says so."""
+    if status in (0, INTERRUPTED_STATUS):
+        return
+    note = notes / str(number)
+    said = note.read_text(encoding="utf-8") if note.is_file() else ""
+    _close_job(next(job for job in planned if job.number == number), closing.reason(status, said))
+
+
+def _close_job(job: Job, error: str) -> None:
+    assert job.config is not None
+    assert job.settings is not None
+    assert job.folder is not None
+    closing.close(job.folder, job.config, job.settings, job.signature or "", job.combination.overrides, error)
+
+
+def _close(planned: list[Job], place: Path) -> int:
+    """The report, and a last line where a run is not finished."""
+    from alpaca.report.command import write_report
+
+    try:
+        write_report(place, say=print)
+    except (UserError, RunFailed) as error:
+        print(f"no report: {error}", flush=True)
+    else:
+        if any(job.config is not None and job.config.tracker.mode != DISABLED for job in planned):
+            closing.tell_wandb("alpaca.sweeping.wandb_report", place)
+    states = [job.state for job in planned]
+    if bad := [state for state in states if state not in (FINISHED, RUNNING)]:
+        return fail(f"{len(bad)} of {len(states)} runs did not finish; {HINT}", RunFailed.exit_status)
+    return 0

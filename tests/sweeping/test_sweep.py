@@ -1,0 +1,185 @@
+"""A sweep worked off by real processes: one job is killed, the others finish, and the same command mends it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, some_rows
+from wandb_files import items, records_of
+
+BY_NAME = ("base", "train.max_steps=3", "train.epochs=60")
+GRID = (
+    "-m",
+    *SMALL,
+    "tracker=offline",
+    "train.save_every_epoch=false",
+    "train.save_every_steps=50",
+    "extra_tags=[trial]",
+    "name=trial",
+    "sweep.one_at_a_time=['train.max_steps=3','train.epochs=60']",
+    "sweep.parallel_jobs=2",
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A sweep of three jobs whose last was killed, left alone, and run again."""
+
+    folder: Path
+    killed: Outcome
+    statuses: dict[str, str]
+    error: str
+    wandb: list[Path]
+    left: Outcome
+    again: Outcome
+
+
+def place(folder: Path) -> Path:
+    return folder / "outputs" / "sweeps" / "trial"
+
+
+def directory(folder: Path, name: str) -> Path:
+    (found,) = place(folder).glob(f"{name}-*")
+    return found
+
+
+def summaries(folder: Path) -> dict[str, dict[str, Any]]:
+    return {name: json.loads((directory(folder, name) / "summary.json").read_text()) for name in BY_NAME}
+
+
+def kill_when_it_trains(folder: Path, process: subprocess.Popen) -> None:
+    while not (found := list(place(folder).glob("train.epochs=60-*/metrics.jsonl"))) or "train/loss" not in (
+        found[0].read_text()
+    ):
+        assert process.poll() is None, "the sweep ended before a job could be killed"
+        time.sleep(0.02)
+    pid = int((found[0].parent / ".lock").read_text().split()[1])
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    folder = tmp_path_factory.mktemp("trial")
+    (folder / "rows.json").write_text(json.dumps(some_rows(48)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alpaca.run", *GRID], cwd=folder, env=command_environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    kill_when_it_trains(folder, process)
+    out, err = process.communicate()
+    found = summaries(folder)
+    return Trial(
+        folder,
+        Outcome(process.returncode, out, err, folder),
+        {name: summary["status"] for name, summary in found.items()},
+        found[BY_NAME[2]]["error"],
+        sorted(folder.rglob("*.wandb")),
+        alpaca_run(folder, *GRID, "sweep.retry_failed=false"),
+        alpaca_command(folder, *GRID),
+    )
+
+
+def test_a_killed_job_stops_no_other_and_is_told_when_it_happens(trial: Trial):
+    assert trial.killed.status == 1
+    assert trial.statuses == {BY_NAME[0]: "finished", BY_NAME[1]: "finished", BY_NAME[2]: "failed"}
+    assert f"job 2 was killed by SIGKILL: {directory(trial.folder, BY_NAME[2])}" in trial.killed.err
+    assert trial.killed.err.splitlines()[-1] == (
+        "alpaca: 1 of 3 runs did not finish; the same command runs what is missing"
+    )
+    assert "Traceback" not in trial.killed.err
+
+
+def test_the_parent_says_for_a_killed_run_how_it_ended(trial: Trial):
+    assert trial.error == "killed by SIGKILL; the system does that when memory runs out"
+
+
+def test_the_sweep_is_on_disk_with_the_folder_and_signature_of_every_job(trial: Trial):
+    found = yaml.safe_load((place(trial.folder) / "sweep.yaml").read_text())
+    assert (found["name"], found["question"]) == ("trial", "")
+    assert [job["differs"] for job in found["jobs"]] == [["base"], [BY_NAME[1]], [BY_NAME[2]]]
+    for job, name in zip(found["jobs"], BY_NAME, strict=True):
+        assert job["folder"] == directory(trial.folder, name).name == f"{name}-{job['signature']}"
+        assert {"model=tiny", "tracker=offline"} < set(job["overrides"])
+    assert not (place(trial.folder) / "multirun.yaml").exists()
+
+
+def test_a_failed_run_is_left_alone_on_request_and_still_fails_the_sweep(trial: Trial):
+    assert trial.left.status == 1
+    assert trial.left.out.count("finished already, skipped") == 2
+    assert trial.left.out.count("failed before, left as it is (sweep.retry_failed=false)") == 1
+
+
+def test_the_same_command_runs_only_the_failed_one_and_goes_on_with_it(trial: Trial):
+    assert trial.again.status == 0, trial.again.err
+    assert trial.again.out.count("finished already, skipped") == 2
+    assert trial.again.out.count("\nmodel  tiny") == 1
+    assert summaries(trial.folder)[BY_NAME[2]]["steps"] == 300
+
+
+def test_every_end_of_a_sweep_writes_its_report(trial: Trial):
+    assert (place(trial.folder) / "report.md").is_file()
+    assert BY_NAME[1] in (place(trial.folder) / "report.md").read_text()
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What the W&B files of one run say."""
+
+    group: str
+    job_type: str
+    tags: list[str]
+    config: dict[str, Any]
+    ended: list[int]
+    summary: dict[str, Any]
+
+
+def logged(files: list[Path]) -> dict[str, Logged]:
+    """Runs by their name, from all their files: one that another process closed has two."""
+    found: dict[str, Logged] = {}
+    for file in files:
+        name, summary, ended, run = "", {}, [], None
+        for record in records_of(file):
+            if record.HasField("run"):
+                run = record.run
+                name = f"{run.display_name} {run.run_id}"
+            if record.HasField("summary"):
+                summary |= items(record.summary.update)
+            if record.HasField("exit"):
+                ended.append(record.exit.exit_code)
+        if run is None:  # what a killed run had not written yet is lost
+            continue
+        before = found.get(name)
+        found[name] = Logged(
+            run.run_group, run.job_type, list(run.tags), items(run.config.update),
+            [*(before.ended if before else []), *ended], {**(before.summary if before else {}), **summary},
+        )  # fmt: skip
+    return found
+
+
+def test_every_job_is_a_wandb_run_of_its_own_in_the_group_and_the_killed_one_is_failed(trial: Trial):
+    found = {name: run for name, run in logged(trial.wandb).items() if run.job_type == "train"}
+    assert len(found) == 3
+    by_name = {next(known for known in BY_NAME if name.startswith(known)): run for name, run in found.items()}
+    assert {run.group for run in by_name.values()} == {"trial"}
+    for run in by_name.values():
+        assert {"model=tiny", "adapter=full", "optimizer=adamw", "trial"} <= set(run.tags)
+    assert {name: run.ended for name, run in by_name.items()} == {BY_NAME[0]: [0], BY_NAME[1]: [0], BY_NAME[2]: [1]}
+    assert {name: run.summary["status"] for name, run in by_name.items()} == trial.statuses
+    assert by_name[BY_NAME[2]].summary["error"] == trial.error
+    found_signatures = {run.config["signature"] for run in by_name.values()}
+    assert found_signatures == {json.loads((directory(trial.folder, name) / "env.json").read_text())["signature"]
+                                for name in BY_NAME}  # fmt: skip
+
+
+def test_the_report_is_an_artifact_of_a_wandb_run_beside_them(trial: Trial):
+    (report,) = [run for run in logged(trial.wandb).values() if run.job_type == "report"]
+    assert (report.group, report.ended, report.summary["finished"]) == ("trial", [0], 2)
+    assert report.config["runs"][directory(trial.folder, BY_NAME[2]).name] == "failed"
