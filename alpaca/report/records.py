@@ -1,0 +1,123 @@
+"""What the rooms of a report hand to each other: runs as they are on disk, variants, differences, a comparison."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FINISHED, FAILED, INTERRUPTED, MISSING = "finished", "failed", "interrupted", "missing"
+BETTER, WORSE, NO_DIFFERENCE, NOT_COMPARABLE, BASELINE = (
+    "better",
+    "worse",
+    "no difference shown",
+    "not comparable",
+    "baseline",
+)
+HIGHER_IS_BETTER = ("rougeL", "accuracy", "exact_match", "distinct", "win_rate", "stop_rate")  # in a metric's name
+
+
+def lower_is_better(metric: str) -> bool:
+    """The direction of a metric by its name: losses, perplexities, bits and rates of trouble are better low."""
+    return not any(word in metric for word in HIGHER_IS_BETTER)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read from its directory, from a sweep's list of jobs, or from W&B.
+
+    Attributes:
+        name: its folder's name, or that of the W&B run.
+        place: its folder or address, as the user may type it; empty for a missing one.
+        status: finished, failed, interrupted or missing.
+        seed: `train.seed`; None where unknown.
+        variant: hash of its training settings without the seed; runs of one variant differ by seed only.
+        settings: dotted key to value, as `config.yaml` has it, `train.seed` and names left out.
+        metrics: final numbers of `summary.json`, such as eval/loss.
+        curves: metric to (step, value) pairs, from `metrics.jsonl`.
+        scores: metric to {example id: score}, from the predictions files: `eval/loss`, `eval/rougeL`, ...
+        texts: example id to {prompt, reference, output}.
+        costs: any of wall_time_s, tokens_per_s, peak_memory_gib, trained_parameters, dollars.
+        error: why it failed, in a sentence.
+        device: as `env.json` names it.
+        tokenizer: what tells tokenizers apart (model.weights); losses across them compare as bits per byte.
+    """
+
+    name: str
+    place: str
+    status: str
+    seed: int | None
+    variant: str
+    settings: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    texts: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    device: str = ""
+    tokenizer: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs of the same settings over seeds.
+
+    Attributes:
+        label: the settings that set it apart, `adapter.rank=8, optimizer.lr=0.0001`; never empty.
+        differs: those settings as a dictionary.
+        runs: all of them, finished or not.
+    """
+
+    label: str
+    differs: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that have results."""
+        return tuple(run for run in self.runs if run.status == FINISHED)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant minus the baseline on one metric.
+
+    Attributes:
+        estimate, low, high: the difference and its 95 % interval, family-wise where several are compared.
+        p: two-sided, after Holm's correction; None where there is none.
+        verdict: better, worse, no difference shown, not comparable, baseline.
+        why: a sentence: the method, or why it is not comparable.
+        seeds, examples: how many of each it rests on.
+        only_these_runs: one seed each: the verdict is about these two runs, not their settings.
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    verdict: str
+    why: str
+    seeds: int = 0
+    examples: int = 0
+    only_these_runs: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All a report shows.
+
+    Attributes:
+        title, question, read: of the sweep, or the folders compared; the last two may be empty.
+        metrics: the compared ones, the most important first; each has mean and sd in `means`.
+        variants: the baseline first, the others in order of the first metric.
+        means: per variant (same order), metric to (mean, sd over seeds or None, finished seeds with it).
+        differences: per variant, metric to its difference to the baseline.
+        notes: sentences that the reader must know, such as examples that only some runs share.
+    """
+
+    title: str
+    question: str
+    read: str
+    metrics: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    means: tuple[dict[str, tuple[float, float | None, int]], ...]
+    differences: tuple[dict[str, Difference], ...]
+    notes: tuple[str, ...] = ()
