@@ -1,0 +1,88 @@
+"""A comparison as `report.md`."""
+
+from collections.abc import Sequence
+
+from alpaca.report import rows
+from alpaca.report.pair import Pair
+from alpaca.report.records import Comparison
+
+LONGEST = 400  # characters of a text that are shown
+
+
+def page(comparison: Comparison, pair: Pair | None = None) -> str:
+    """The whole page."""
+    parts = [f"# {comparison.title}"]
+    parts += [text for text in (comparison.question, comparison.read) if text]
+    if found := rows.answers(comparison):
+        parts.append("\n".join(f"* {answer}" for answer in found))
+    for metric in comparison.metrics:
+        lines = [
+            (
+                each.label,
+                rows.seeds_text(each),
+                rows.mean_text(means.get(metric)),
+                rows.difference_text(differences[metric]),
+                rows.verdict_text(differences[metric]),
+                differences[metric].why,
+            )
+            for each, means, differences in zip(
+                comparison.variants, comparison.means, comparison.differences, strict=True
+            )
+        ]
+        heads = ("variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", "how")
+        parts += [f"## {metric}", _table(heads, lines)]
+    if costs := rows.cost_columns(comparison):
+        lines = [
+            (each.label, *(rows.cost_text(name, rows.cost(each, name)) for name, _ in costs))
+            for each in comparison.variants
+            if each.finished
+        ]
+        parts += ["## Cost", "Means over the finished runs.", _table(("variant", *(head for _, head in costs)), lines)]
+    if bad := rows.troubles(comparison):
+        parts += ["## Runs without a result", _table(("run", "status", "why"), bad)]
+    if comparison.notes:
+        parts += ["## Notes", "\n".join(f"* {note}" for note in comparison.notes)]
+    if pair is not None:
+        parts += _pair(pair)
+    return "\n\n".join(parts) + "\n"
+
+
+def _pair(pair: Pair) -> list[str]:
+    settings = _table(("setting", pair.names[0], pair.names[1]), pair.settings)
+    parts = ["## Settings that differ", settings]
+    for title, examples in (("gain", pair.gains), ("loss", pair.losses)):
+        if examples:
+            parts.append(f"## Examples with the largest {title} of {pair.names[1]} ({pair.metric})")
+        for example in examples:
+            heads = ("", pair.names[0], pair.names[1])
+            texts = [
+                (pair.metric, f"{example.scores[0]:.4f}", f"{example.scores[1]:.4f}"),
+                ("answer", *(_short(text) for text in example.outputs)),
+            ]
+            parts += [
+                f"### `{example.name}`",
+                f"Prompt: {_cell(_short(example.prompt))}\n\nReference: {_cell(_short(example.reference))}",
+                _table(heads, texts),
+            ]
+    return parts
+
+
+def _table(heads: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join(
+        ["| " + " | ".join(map(_cell, heads)) + " |", "|" + " --- |" * len(heads)]
+        + ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
+    )
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell and is no markup: model output may hold anything."""
+    plain = " ".join(str(text).split())
+    for mark, written in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("*", "\\*"), ("[", "\\[")):
+        plain = plain.replace(mark, written)
+    return plain
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "–"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

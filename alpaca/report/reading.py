@@ -1,0 +1,239 @@
+"""Runs as they lie on disk: single directories, folders of runs, sweeps with runs that never began."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alpaca.errors import UserError
+from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, MISSING, Run
+from alpaca.sweeping import record
+from alpaca.tracking.run_directory import read_json
+
+DEEPEST = 3  # folders below a given one in which runs are looked for
+COSTS = {
+    "wall_time_s": "wall_time_s",
+    "tokens_per_s": "perf/logical_tokens_per_s",
+    "peak_memory_gib": "perf/peak_memory_gib",
+    "trained_parameters": "trained_parameters",
+}
+PREDICTIONS, QUICK = "predictions", "eval/"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Runs, and what the folder they came from says about itself.
+
+    Attributes:
+        first: the variant that the first job or argument belongs to: the baseline where none is named.
+    """
+
+    runs: list[Run]
+    title: str
+    question: str = ""
+    read: str = ""
+    first: Run | None = None
+    folders: list[Path] = field(default_factory=list)
+
+
+def read_runs(places: list[Path]) -> Found:
+    """All runs in `places`.
+
+    Raises:
+        UserError: a place that is not there or holds no run, or a damaged file in one.
+    """
+    runs: dict[str, Run] = {}
+    sweep: dict[str, Any] = {}
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"{place}: no such folder; give run directories or folders of them")
+        found = record.read(place)
+        mine = [job for job in found.get("jobs", []) if isinstance(job, dict)]
+        if len(places) == 1:
+            sweep = found
+        before = len(runs)
+        for job in mine:
+            run = _job(place, job)
+            runs.setdefault(run.place or run.name, run)
+        for folder in _run_folders(place):
+            if str(folder) not in runs:
+                runs[str(folder)] = read_run(folder)
+        if len(runs) == before and not any(str(folder) in runs for folder in _run_folders(place)):
+            raise UserError(f"{place}: there is no run in this folder; give run directories or a sweep's folder")
+    listed = list(runs.values())
+    title = str(sweep.get("name") or ", ".join(place.name or str(place) for place in places))
+    return Found(listed, title, str(sweep.get("question") or ""), str(sweep.get("read") or ""), listed[0], places)
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`.
+
+    Raises:
+        UserError: a file of it that cannot be read.
+    """
+    summary, environment = read_json(folder / "summary.json"), read_json(folder / "env.json")
+    settings = _settings(folder)
+    seed = settings.pop("train.seed", None)
+    hashed = {key: value for key, value in environment.get("settings", {}).items() if key != "train.seed"}
+    scores, texts = scores_in(folder)
+    metrics = {
+        name: float(value)
+        for name, value in summary.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and "/" in name
+    }
+    costs = {name: float(summary[key]) for name, key in COSTS.items() if isinstance(summary.get(key), (int, float))}
+    dollars = _dollars(str(environment.get("device", "")), int(environment.get("world_size") or 1), costs)
+    return Run(
+        name=folder.name,
+        place=str(folder),
+        status=str(summary.get("status") or INTERRUPTED),
+        seed=seed if isinstance(seed, int) else None,
+        variant=json.dumps(hashed or settings, sort_keys=True, default=str),
+        settings=settings,
+        metrics={name: value for name, value in metrics.items() if not name.endswith("_before")},
+        curves=_curves(folder / "metrics.jsonl"),
+        scores=scores,
+        texts=texts,
+        costs=costs if dollars is None else {**costs, "dollars": dollars},
+        error=str(summary.get("error") or ("" if summary else "it did not come to its end")),
+        device=str(environment.get("device", "")),
+        tokenizer=f"{settings.get('model.weights')}:{settings.get('model.name')}",
+    )
+
+
+def _job(place: Path, job: dict[str, Any]) -> Run:
+    """A job of a sweep: its run, or a row that says why there is none."""
+    folder = place / str(job["folder"]) if job.get("folder") else None
+    if folder is not None and (folder / "config.yaml").is_file():
+        return read_run(folder)
+    said = dict(part.lstrip("+").partition("=")[::2] for part in map(str, job.get("differs") or []))
+    seed = said.pop("train.seed", "")
+    name = ",".join(map(str, job.get("differs") or [])) or "defaults"
+    return Run(
+        name=name,
+        place="" if folder is None else str(folder),
+        status=FAILED if job.get("error") else MISSING,
+        seed=int(seed) if seed.isdecimal() else None,
+        variant=f"job:{sorted(said.items())}",
+        settings={"job": ", ".join(f"{key}={value}" for key, value in said.items()) or "defaults"},
+        error=str(job.get("error") or "it has not run yet"),
+    )
+
+
+def _run_folders(place: Path) -> Iterator[Path]:
+    """Run directories: `place` itself, or those below it."""
+    if (place / "config.yaml").is_file():
+        yield place
+        return
+    for depth in range(1, DEEPEST + 1):
+        for file in sorted(place.glob("/".join(["*"] * depth) + "/config.yaml")):
+            if (file.parent / "env.json").is_file() or (file.parent / "summary.json").is_file():
+                yield file.parent
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{folder / 'config.yaml'}: cannot be read ({type(error).__name__}); it is damaged") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{folder / 'config.yaml'}: holds no settings; it is damaged")
+    return dict(flat(content))
+
+
+def flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSONL file; a last line that was cut off is left out.
+
+    Raises:
+        UserError: any other line that is no JSON object.
+    """
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogatepass")
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({type(error).__name__}); it is damaged") from error
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+            if not isinstance(found, dict):
+                raise ValueError
+        except ValueError:
+            if number == len(lines):
+                return
+            raise UserError(
+                f"{file}, line {number}: no JSON object; mend or remove that line, or leave the run out"
+            ) from None
+        yield number, found
+
+
+def _curves(file: Path) -> dict[str, list[tuple[int, float]]]:
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for number, line in _lines(file):
+        step = line.get("step")
+        if not isinstance(step, int):
+            raise UserError(f"{file}, line {number}: no step; mend or remove that line, or leave the run out")
+        for name, value in line.items():
+            if "/" in name and isinstance(value, (int, float)) and not name.startswith("perf/"):
+                curves.setdefault(name, []).append((step, float(value)))
+    return curves
+
+
+def scores_in(folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str | None]]]:
+    """Scores and texts of every evaluation, by example id."""
+    scores: dict[str, dict[str, float]] = {}
+    texts: dict[str, dict[str, str | None]] = {}
+    for file in sorted(folder.glob(f"{PREDICTIONS}*.jsonl")):
+        evaluation = file.stem.removeprefix(PREDICTIONS).lstrip("-")
+        section = f"{QUICK}{evaluation}/" if evaluation else QUICK
+        for number, line in _lines(file):
+            name, found = line.get("id"), line.get("scores")
+            if not isinstance(name, str) or not isinstance(found, dict):
+                raise UserError(f"{file}, line {number}: no id or no scores; score the run again: alpaca.evaluate")
+            for key, value in found.items():
+                known = isinstance(value, (int, float)) and math.isfinite(value)
+                if known and not key.endswith("_before") and key != "tokens":
+                    scores.setdefault(section + key, {})[name] = float(value)
+            if not evaluation and (bits := _bits_per_byte(line)) is not None:
+                scores.setdefault("eval/bits_per_byte", {})[name] = bits
+            if line.get("output") is not None and (not evaluation or name not in texts):
+                texts[name] = {key: line.get(key) for key in ("prompt", "reference", "output")}
+    return scores, texts
+
+
+def _bits_per_byte(line: dict[str, Any]) -> float | None:
+    """Of one example: its summed loss in bits over the bytes of its reference."""
+    loss, tokens = line["scores"].get("loss"), line["scores"].get("tokens")
+    size = len(str(line.get("reference") or "").encode("utf-8", "replace"))
+    if not isinstance(loss, (int, float)) or not isinstance(tokens, int) or not size:
+        return None
+    return float(loss) * tokens / math.log(2) / size
+
+
+def _dollars(device: str, devices: int, costs: dict[str, float]) -> float | None:
+    from alpaca.planning.devices import find
+
+    found = find(device) if device else None
+    if found is None or not found.dollars_per_hour or "wall_time_s" not in costs:
+        return None
+    return found.dollars_per_hour * devices * costs["wall_time_s"] / 3600
+
+
+def finished(runs: list[Run]) -> list[Run]:
+    """Those with results."""
+    return [run for run in runs if run.status == FINISHED]
