@@ -109,11 +109,6 @@ def _named_model_content(name: str) -> Any:
     return [_weights_content(described["weights"], described.get("revision")), described.get("architecture")]
 
 
-def marked_for_generation(section: Any) -> Any:
-    """(dotted key, value) of every field of a generation that changes its data."""
-    return _marked(section, "", GENERATION)
-
-
 def _generation_behind(config: Config) -> str:
     """The signature of the generation a run trains on: as its folder says, before there is one as the settings say."""
     folder = config.data_source.path.removeprefix(GENERATED)

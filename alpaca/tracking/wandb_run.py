@@ -9,7 +9,7 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from alpaca.config import Config
 
 OFFLINE, ONLINE, AUTO, DISABLED = "offline", "online", "auto", "disabled"
 INIT_TIMEOUT_S = 20
+NAMING = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_RESUME")  # variables that say which run a process is
 
 
 def chosen_mode(mode: str) -> str:
@@ -63,8 +64,11 @@ class WandbRun:
         *,
         job_type: str = "train",
         watch: bool = True,
+        apart: bool = False,
     ):
+        """Begin it; `apart` from the run that the environment names for this process (W&B's agent does that)."""
         self._warn = warn
+        self._apart = apart
         self._job_type = job_type
         self._run: Any = None
         self.mode = chosen_mode(config.tracker.mode) if watch else DISABLED
@@ -81,7 +85,10 @@ class WandbRun:
         import wandb
 
         logging.getLogger("wandb").setLevel(logging.ERROR)
-        with contextlib.redirect_stderr(StringIO()):  # it advertises another product beside some libraries
+        with (
+            self._environment(),
+            contextlib.redirect_stderr(StringIO()),
+        ):  # it advertises another product beside some libraries
             self._run = wandb.init(
                 project=config.tracker.project,
                 entity=config.tracker.entity,
@@ -108,12 +115,25 @@ class WandbRun:
 
         Offline runs cannot be resumed: each process leaves a segment of its own.
         """
-        if self.mode != ONLINE or os.environ.get("WANDB_RUN_ID"):
+        if self.mode != ONLINE or (os.environ.get("WANDB_RUN_ID") and not self._apart):
             return {}
         file = folder / ".wandb-id"
         if not file.exists():
             file.write_text(secrets.token_hex(8))
         return {"id": file.read_text().strip(), "resume": "allow"}
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """For a run that stands apart: without what names another run. The library reads that once, until torn down."""
+        hidden = {name: os.environ.pop(name) for name in NAMING if self._apart and name in os.environ}
+        if hidden:
+            import wandb
+
+            wandb.teardown()
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
 
     @property
     def url(self) -> str | None:
@@ -178,6 +198,10 @@ class WandbRun:
         def send() -> None:
             self._run.summary.update(summary)
             self._run.finish(exit_code=status)
+            if self._apart and any(name in os.environ for name in NAMING):
+                import wandb
+
+                wandb.teardown()  # the next run of this process is the one that is named
 
         if self._run is not None:
             self._guarded(send)
