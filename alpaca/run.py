@@ -162,7 +162,7 @@ def _with_generated_data(config: Config, started: str, overrides: list[str]) -> 
     from alpaca.selfinstruct.directories import directory, trained_on
 
     place = directory(config, started)
-    generate(config, place, overrides)
+    generate(config, place, overrides, beside_training=True)
     return trained_on(config, place)
 
 

@@ -124,11 +124,6 @@ def evaluation_settings(config: Config) -> dict[str, Any]:
     return dict(_marked(config, "", EVALUATION))
 
 
-def marked_for_generation(section: Any) -> Any:
-    """(dotted key, value) of every field of a generation that changes its data."""
-    return _marked(section, "", GENERATION)
-
-
 def _generation_behind(config: Config) -> str:
     """The signature of the generation a run trains on: as its folder says, before there is one as the settings say."""
     folder = config.data_source.path.removeprefix(GENERATED)

@@ -14,7 +14,7 @@ from alpaca.chatting.sampling import Sampling
 from alpaca.engines.decoding import Row as Draw
 from alpaca.engines.decoding import sample
 from alpaca.errors import RunFailed, UserError
-from alpaca.evaluation.decoding import cut
+from alpaca.evaluation.decoding import until
 
 STOP, LENGTH = "stop", "length"
 
@@ -76,7 +76,7 @@ class Reply:
             elif self.tokens >= self._room:
                 self.ended = LENGTH
         before = self.text
-        self.text = cut(whole, self._stop) if self.ended else _certain(whole, self._stop)
+        self.text = until(whole, self._stop).strip() if self.ended else _certain(whole, self._stop)
         return self.text[len(before) :]
 
     @torch.inference_mode()

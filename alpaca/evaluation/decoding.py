@@ -158,9 +158,13 @@ class _Decoder:
         end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         kept = tokens[: row.max_tokens] if end is None else tokens[:end]
         text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
-        found = [place for mark in row.stop if (place := text.find(mark)) >= 0]
-        stopped = end is not None or bool(found)
-        return Decoded(text[: min(found, default=len(text))], len(kept) + (end is not None), _reason(stopped))
+        before = until(text, row.stop)
+        return Decoded(before, len(kept) + (end is not None), _reason(end is not None or before != text))
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    return text[: min((place for mark in stop if (place := text.find(mark)) >= 0), default=len(text))]
 
 
 def _reason(stopped: bool) -> str:

@@ -1,7 +1,6 @@
 """Runs from a W&B project, and a comparison as a W&B report. Both need the network and a key."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from alpaca.errors import UserError
 from alpaca.report import markdown
 from alpaca.report.reading import COSTS, Found, flat
 from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, Comparison, Run
+from alpaca.tracking.wandb_run import AUTO, ONLINE, chosen_mode
 
 TIMEOUT_S = 20
 STATES = {"finished": FINISHED, "failed": FAILED, "crashed": FAILED, "killed": INTERRUPTED, "running": INTERRUPTED}
@@ -27,7 +27,7 @@ def read_project(name: str) -> Found:
     import wandb
 
     place = f"wandb:{name}"
-    if wandb.api.api_key is None if hasattr(wandb.api, "api_key") else not os.environ.get("WANDB_API_KEY"):
+    if chosen_mode(AUTO) != ONLINE:
         raise UserError(f"{place}: no W&B key on this machine; set WANDB_API_KEY or run wandb login")
     try:
         listed = [run for run in wandb.Api(timeout=TIMEOUT_S).runs(name) if run.job_type in (None, "train")]

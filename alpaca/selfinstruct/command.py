@@ -5,8 +5,8 @@ However it ends, the directory holds everything that was paid for, and the same 
 
 import asyncio
 import contextlib
+import json
 import re
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +22,10 @@ from alpaca.engines.exchange import Engine, EngineSettings
 from alpaca.engines.prices import Prices, prices_of
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct import directories, reporting
+from alpaca.selfinstruct.ending import heard_by, terminated_as_interrupted
 from alpaca.selfinstruct.ledger import Ledger
 from alpaca.selfinstruct.pipeline import Pipeline
-from alpaca.selfinstruct.result import Result, diversity_of, licence_of
+from alpaca.selfinstruct.result import CARD, DATASET, Result, diversity_of, licence_of
 from alpaca.selfinstruct.seeds import load_seeds
 from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SELF_INSTRUCT, engine_settings, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
@@ -50,11 +51,15 @@ class _Job:
     pipeline: Pipeline
     sources: Sequence[Row]
     rows: list[Row]
+    before: dict[str, Any]
     kept: int = 0
 
 
-def generate(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]:
+def generate(config: Config, path: Path, overrides: list[str], *, beside_training: bool = False) -> dict[str, Any]:
     """Make the data set of `config.generation` in `path`, or find it finished there; returns its summary.
+
+    Args:
+        beside_training: the process trains on it afterwards, so a W&B run that the environment names is not this one.
 
     Raises:
         UserError: settings, key, model or files that cannot work.
@@ -76,7 +81,10 @@ def generate(config: Config, path: Path, overrides: list[str]) -> dict[str, Any]
     engine = open_engine(settings)
     directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True)
     try:
-        return _in_directory(config, mark, directory, overrides, engine, budget, prices, sources)
+        with terminated_as_interrupted():
+            return _in_directory(
+                config, mark, directory, overrides, engine, budget, prices, sources, found, beside_training
+            )
     finally:
         directory.close()
 
@@ -105,6 +113,8 @@ def _in_directory(
     budget: Budget,
     prices: Prices | None,
     sources: Sequence[Row],
+    before: dict[str, Any],
+    beside_training: bool,
 ) -> dict[str, Any]:
     filled = config.generation
     terminal = Terminal(directory.path / "run.log")
@@ -114,7 +124,9 @@ def _in_directory(
     (directory.path / "summary.json").unlink(missing_ok=True)
     directory.write_settings(config, overrides)
     directory.write_environment(device="none", precision="none", world_size=1, choices={"began": began})
-    tracker = WandbRun(config, directory.path, {"signature": mark}, terminal.warn, job_type="generate")
+    tracker = WandbRun(
+        config, directory.path, {"signature": mark}, terminal.warn, job_type="generate", apart=beside_training
+    )
     pipeline = Pipeline(
         engine,
         ledger,
@@ -125,7 +137,7 @@ def _in_directory(
         keeps_under_way=keeps,
         say=terminal.warn,
     )
-    job = _Job(config, filled, prices, budget, ledger, terminal, tracker, pipeline, sources, [])
+    job = _Job(config, filled, prices, budget, ledger, terminal, tracker, pipeline, sources, [], before)
     _announce(job, mark, directory.path)
     status, reason = FAILED, ""
     try:
@@ -167,8 +179,13 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
         diversity=diversity_of(job.rows),
     )
     summary = {"signature": mark, "began": began, **result.summary(), **({"error": reason} if reason else {})}
+    kept_as_it_was = status != FINISHED and _shorter_than_before(job, directory.path)
+    if kept_as_it_was:
+        counted = ("kept", "rows", "candidates", "acceptance", "verdicts", "diversity")
+        summary |= {key: job.before[key] for key in counted if key in job.before}
     try:
-        result.write(directory.path, (began, time.strftime("%Y-%m-%d")), status, mark)
+        if not kept_as_it_was:
+            result.write(directory.path, (began, time.strftime("%Y-%m-%d")), status, mark)
         directory.finish(status, summary)
     except OSError as error:  # a full disk may refuse even this; without a summary nothing is finished
         if status == FINISHED:
@@ -179,7 +196,7 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
     else:
         word = "interrupted" if status == INTERRUPTED else "stopped"
         job.terminal.print(
-            f"[yellow]{word}[/] with {job.kept:,} tasks kept; the same command continues in "
+            f"[yellow]{word}[/] with {summary['kept']:,} tasks kept; the same command continues in "
             f"{escape(str(directory.path))}"
         )
     reporting.track(result, job.config, directory.path, job.tracker, mark)
@@ -187,30 +204,42 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
     return {"status": status, **summary}
 
 
+def _shorter_than_before(job: _Job, folder: Path) -> bool:
+    """Whether it ended while it went again through what an earlier process had, whose data set has more than this."""
+    if not job.ledger.behind or not (folder / CARD).is_file():
+        return False
+    try:
+        return len(json.loads((folder / DATASET).read_text(encoding="utf-8"))) > len(job.rows)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _no_room(error: OSError, folder: Path) -> str:
     return f"{error.filename or folder}: {error.strerror or error}; free space and give the same command again"
 
 
 async def _all_stages(job: _Job, engine: Engine) -> None:
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
-        loop.add_signal_handler(signal.SIGINT, job.pipeline.interrupt)
     try:
-        filled = job.filled
-        if filled.mode == REANSWER:
-            given = list(job.sources[: filled.target])
-            answers = AnswerStage(filled, given, filled.responses_per_instruction, fresh=True)
-            await _one_stage(job, answers, lambda: _answered(job, given, answers))
-            return
-        tasks = TaskStage(filled, job.sources)
-        await _one_stage(job, tasks, lambda: _made(job, tasks))
-        if filled.responses_per_instruction > 1:
-            given = tasks.rows[: tasks.target]
-            further = AnswerStage(filled, given, filled.responses_per_instruction - 1, fresh=False)
-            await _one_stage(job, further, lambda: _extended(job, given, further))
+        with heard_by(job.pipeline.interrupt):
+            await _stages(job)
     finally:
         with contextlib.suppress(Exception):
             await engine.close()
+
+
+async def _stages(job: _Job) -> None:
+    filled = job.filled
+    if filled.mode == REANSWER:
+        given = list(job.sources[: filled.target])
+        answers = AnswerStage(filled, given, filled.responses_per_instruction, fresh=True)
+        await _one_stage(job, answers, lambda: _answered(job, given, answers))
+        return
+    tasks = TaskStage(filled, job.sources)
+    await _one_stage(job, tasks, lambda: _made(job, tasks))
+    if filled.responses_per_instruction > 1:
+        given = tasks.rows[: tasks.target]
+        further = AnswerStage(filled, given, filled.responses_per_instruction - 1, fresh=False)
+        await _one_stage(job, further, lambda: _extended(job, given, further))
 
 
 async def _one_stage(job: _Job, stage: Stage, collect: Any) -> None:

@@ -2,9 +2,10 @@
 
 The signature leaves out what cannot change the data, so a higher budget or another concurrency goes on
 in the same place. A directory that the user names may also be extended: everything but the target must
-be as it was.
+be as it was, seeds and rows by what they contain, not by their names.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from alpaca.errors import UserError
 from alpaca.licences import UNKNOWN
 from alpaca.selfinstruct.ledger import REQUESTS
 from alpaca.selfinstruct.settings import resolved
-from alpaca.signature import GENERATED, generation_signature
+from alpaca.signature import GENERATED, generation_settings, generation_signature
 from alpaca.tracking.run_directory import FINISHED, read_json, status
 
 OUTPUTS = Path("outputs")
+BY_CONTENT = ("generation.seeds", "generation.path", "generation.model")  # files enter the settings by their content
 
 
 def directory(config: Config, started: str, *, named: str | None = None) -> Path:
@@ -68,13 +70,14 @@ def check_same(folder: Path, generation: GenerationConfig) -> None:
         raise UserError(f"output_dir={folder}: it holds no generation; choose another folder")
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("generation") or {}
     now = resolved(generation)
+    recorded = read_json(folder / "env.json").get("settings") or {}
     wanted, had = now.target, before.get("target")
     if None not in (wanted, had) and wanted < had and (kept := _kept(folder)) > wanted:  # type: ignore[operator]
         raise UserError(
             f"generation.target={wanted}: {folder} has {kept:,} tasks already; "
             f"set generation.target={kept} or more, or another output_dir=DIR"
         )
-    if difference := _difference(before, now):
+    if difference := _difference(before, recorded, now):
         raise UserError(
             f"output_dir={folder}: it was begun with {difference}; give the same to continue, or another output_dir=DIR"
         )
@@ -89,14 +92,22 @@ def _kept(folder: Path) -> int:
         return 0
 
 
-def _difference(before: dict[str, Any], now: GenerationConfig) -> str:
-    """The first setting that changes the data and is not as it was, as KEY=VALUE of that time; "" for none."""
-    from alpaca.signature import marked_for_generation
+def _difference(before: dict[str, Any], recorded: dict[str, Any], now: GenerationConfig) -> str:
+    """The first setting that changes the data and is not as it was, as KEY=VALUE of that time; "" for none.
 
-    for key, value in marked_for_generation(now):
-        part: Any = before
-        for name in key.split("."):
-            part = part.get(name) if isinstance(part, dict) else None
-        if key != "target" and part != value:
-            return f"generation.{key}={part}"
+    Args:
+        before: the section as it was written then.
+        recorded: the same with files replaced by their content, as the signature sees it.
+    """
+    settings = json.loads(json.dumps(generation_settings(now), default=str))
+    for key, value in settings.items():
+        then: Any = before
+        for name in key.removeprefix("generation.").split("."):
+            then = then.get(name) if isinstance(then, dict) else None
+        if key == "generation.target" or value == (recorded.get(key) if recorded else then):
+            continue
+        if not recorded and (value is None or key in BY_CONTENT):
+            continue  # begun and killed at once: nothing was asked yet
+        content = key in BY_CONTENT and recorded.get(key) is not None
+        return f"other content of {key}={then}" if content else f"{key}={then}"
     return ""

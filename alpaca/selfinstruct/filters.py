@@ -148,8 +148,11 @@ def refusal(row: Row, rules: TaskFilterConfig) -> bool:
 
 
 def hollow_output(row: Row, rules: TaskFilterConfig) -> bool:
-    """The output has nothing but stop words and punctuation."""
-    return bool(row.output.strip()) and all(word.lower() in _STOP_WORDS for word in _WORD.findall(row.output))
+    """The output has nothing but stop words and punctuation; a single letter may be the answer to a choice."""
+    words = _WORD.findall(row.output)
+    if len(words) == 1 and len(words[0]) == 1:
+        return False
+    return bool(row.output.strip()) and all(word.lower() in _STOP_WORDS for word in words)
 
 
 def unsafe(row: Row, rules: TaskFilterConfig) -> bool:
@@ -204,7 +207,18 @@ FILTERS: dict[str, Filter] = {
         personal_data,
     )
 }
-ABOUT_OUTPUTS = ("empty_output", "too_long", "leaked_numbering", "echo", "repetition", "refusal", "hollow_output")
+ABOUT_OUTPUTS = (  # asked of new outputs to given instructions too: what they are about is no matter of the form
+    "empty_output",
+    "too_long",
+    "leaked_numbering",
+    "echo",
+    "repetition",
+    "refusal",
+    "hollow_output",
+    "unsafe",
+    "licence_text",
+    "personal_data",
+)
 
 
 def first_broken(row: Row, rules: TaskFilterConfig, *, only: tuple[str, ...] = ()) -> str:

@@ -55,6 +55,11 @@ class Ledger(RequestLedger):
                 self._tasks.write(line_of(record))
         self._tasks.flush()
 
+    @property
+    def behind(self) -> bool:
+        """Whether an earlier process judged candidates that this one has not come to yet."""
+        return bool(self._known)
+
     def close(self) -> None:
         """Close both files, all of it on disk."""
         super().close()

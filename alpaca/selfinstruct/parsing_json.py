@@ -1,14 +1,14 @@
 """Structured output to tasks: JSON as models write it: fences, trailing commas, talk around it, its end missing.
 
-Objects that have an `instruction` are tasks wherever they stand; the rest of the text is a problem of
-its own only where no task was found at all.
+Objects that have an `instruction` are tasks wherever they stand; objects without one, and what a list holds beside
+objects, come out with a problem. The talk around the JSON is a problem of its own only where nothing was found at all.
 """
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from alpaca.selfinstruct.parsing import CUT, NOT_TEXT, OUTSIDE, Parsed, whole
+from alpaca.selfinstruct.parsing import CUT, NO_INSTRUCTION, NOT_TEXT, OUTSIDE, Parsed, whole
 
 NOT_JSON = "not readable as JSON"
 _FIELDS = ("instruction", "input", "output")
@@ -41,16 +41,24 @@ def parse_json(text: str, *, cut: bool) -> list[Parsed]:
 
 
 def _tasks(value: Any) -> Iterator[Parsed]:
-    """Tasks inside a decoded value, depth first; iterative, since depth is the model's choice."""
+    """Tasks inside a decoded value, depth first; iterative, since depth is the model's choice.
+
+    An object without an instruction holds others, or should have had one.
+    """
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, dict) and "instruction" in item:
-            yield _task(item)
-        elif isinstance(item, dict):
-            waiting += reversed(list(item.values()))
-        elif isinstance(item, list):
+        if isinstance(item, list):
             waiting += reversed(item)
+        elif not isinstance(item, dict):
+            yield Parsed(problem=OUTSIDE, raw=json.dumps(item, ensure_ascii=False))
+        elif "instruction" in item:
+            yield _task(item)
+        else:
+            inner = [one for one in item.values() if one and isinstance(one, (dict, list))]
+            if not inner or any(isinstance(item.get(name), str) for name in _FIELDS):
+                yield Parsed(problem=NO_INSTRUCTION, raw=json.dumps(item, ensure_ascii=False))
+            waiting += reversed(inner)
 
 
 def _task(item: dict[str, Any]) -> Parsed:

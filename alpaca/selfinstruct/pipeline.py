@@ -34,12 +34,14 @@ class Tally:
         answered: requests taken with an answer; `unanswered` without one.
         similarities: of each candidate that novelty looked at, the highest ROUGE-L F, and whether it was kept.
         replayed: requests taken from the ledger.
+        missing: responses that servers left out of their answers, although they were asked for.
     """
 
     verdicts: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     unanswered: int = 0
     replayed: int = 0
+    missing: int = 0
     similarities: list[tuple[float, bool]] = field(default_factory=list)
 
     @property
@@ -186,7 +188,10 @@ class Pipeline:
     def _take(self, stage: Stage, k: int, outcome: Outcome) -> None:
         judged = stage.take(k, outcome.answers)
         self._ledger.judged(f"{stage.prefix}-{k:06d}", judged)
-        self._count(judged, outcome)
+        if not self.tally.missing and 0 < len(outcome.answers) < stage.choices:
+            given = f"{len(outcome.answers)} of {stage.choices} responses asked for in one request"
+            self._say(f"the server gave {given}; the missing ones are counted as responses_missing")
+        self._count(judged, outcome, stage.choices)
         self.report(stage)
         if stage.done:
             return
@@ -204,7 +209,7 @@ class Pipeline:
                 f"generation.give_up_after={self._barren * 4}"
             )
 
-    def _count(self, judged: list[Judged], outcome: Outcome) -> None:
+    def _count(self, judged: list[Judged], outcome: Outcome, asked_for: int) -> None:
         tally, kept = self.tally, False
         for one in judged:
             tally.verdicts[one.verdict] += 1
@@ -216,6 +221,7 @@ class Pipeline:
             self._silent += not outcome.replayed  # a server that was down once may be up now
             return
         tally.answered += 1
+        tally.missing += max(0, asked_for - len(outcome.answers))
         self._silent = 0
         self._barren = 0 if kept else self._barren + 1
 

@@ -56,6 +56,7 @@ class Result:
             "requests_sent": self.requests,
             "requests_answered": tally.answered,
             "requests_lost": tally.unanswered,
+            "responses_missing": tally.missing,
             "prompt_tokens": budget.spent.prompt_tokens,
             "completion_tokens": budget.spent.completion_tokens,
             "lost_prompt_tokens": budget.lost.prompt_tokens,
@@ -93,6 +94,7 @@ class Result:
         }[filled.mode]
         cost = "not known: no price for this model" if self.prices is None else f"${found['cost_usd']:.4f}"
         lost = "" if not self.prices else f" (${found['lost_usd']:.4f})"
+        missing = f"; {tally.missing:,} responses asked for did not come" if tally.missing else ""
         facts = [
             ("rows", f"{len(self.rows):,} ({self.kept:,} tasks of {found['target']:,} wanted)"),
             ("status", status),
@@ -100,7 +102,7 @@ class Result:
             ("made by", how),
             ("sampling", f"temperature {filled.temperature}, top_p {filled.top_p}, at most {filled.max_tokens} tokens"),
             ("made", dates[0] if dates[0] == dates[1] else f"{dates[0]} to {dates[1]}"),
-            ("requests", f"{self.requests:,} sent, {tally.answered:,} used, {tally.unanswered:,} lost"),
+            ("requests", f"{self.requests:,} sent, {tally.answered:,} used, {tally.unanswered:,} lost{missing}"),
             (
                 "tokens",
                 f"{self.budget.spent.prompt_tokens:,} prompt, {self.budget.spent.completion_tokens:,} completion",

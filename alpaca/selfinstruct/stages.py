@@ -27,6 +27,7 @@ class Stage(Protocol):
 
     prefix: str
     target: int
+    choices: int  # answers that each request asks for
 
     @property
     def kept(self) -> int:
@@ -59,6 +60,7 @@ class TaskStage:
     """New tasks: from examples (Self-Instruct), or from one task at a time (evolve)."""
 
     prefix = "task"
+    choices = 1
 
     def __init__(self, filled: GenerationConfig, sources: Sequence[Row]):
         """`sources` are the seeds, or the rows to evolve."""
@@ -168,7 +170,8 @@ class AnswerStage:
         """`choices` answers for each row; `fresh` ones replace its output, others must differ from it."""
         self.target = len(rows)
         self.outputs: list[list[str]] = []  # for each row taken, the outputs kept
-        self._filled, self._given, self._choices, self._fresh = filled, rows, choices, fresh
+        self.choices = choices
+        self._filled, self._given, self._fresh = filled, rows, fresh
         self._sampling = prompts.Sampling.of(filled)
         self._judge = Judge(filled, ())
 
@@ -190,7 +193,7 @@ class AnswerStage:
         """Ask for row k."""
         seed = _seed(self._filled.seed, self.prefix, k)
         name = f"{self.prefix}-{k:06d}"
-        return prompts.answer(name, self._given[k], self._choices, self._sampling, seed, self._filled.api or "")
+        return prompts.answer(name, self._given[k], self.choices, self._sampling, seed, self._filled.api or "")
 
     def take(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
         """Judge the answers to row k."""

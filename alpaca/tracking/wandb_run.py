@@ -10,7 +10,7 @@ import netrc
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ BEST = {
     "perf/logical_tokens_per_s": "mean",
     "perf/peak_memory_gib": "max",
 }
+NAMING = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_RESUME")  # variables that say which run a process is
 
 
 def chosen_mode(mode: str) -> str:
@@ -85,16 +86,19 @@ class WandbRun:
         job_type: str = "train",
         watch: bool = True,
         goes_on: bool = False,
+        apart: bool = False,
     ):
         """Begin it.
 
         Args:
             watch: False logs nothing, as on every rank but the first.
             goes_on: close what another process left open, under the same id.
+            apart: not the run that the environment names for this process (W&B's agent does that).
         """
         self._warn = warn
         self._folder = folder
         self._goes_on = goes_on
+        self._apart = apart
         self._job_type = job_type
         self._run: Any = None
         self.mode = chosen_mode(config.tracker.mode) if watch else DISABLED
@@ -113,7 +117,10 @@ class WandbRun:
         import wandb
 
         logging.getLogger("wandb").setLevel(logging.ERROR)
-        with contextlib.redirect_stderr(StringIO()):  # it advertises another product beside some libraries
+        with (
+            self._environment(),
+            contextlib.redirect_stderr(StringIO()),
+        ):  # it advertises another product beside some libraries
             self._run = wandb.init(
                 project=config.tracker.project,
                 entity=config.tracker.entity,
@@ -141,7 +148,7 @@ class WandbRun:
 
         Offline runs cannot be resumed: each process leaves a segment of its own.
         """
-        if os.environ.get("WANDB_RUN_ID"):
+        if os.environ.get("WANDB_RUN_ID") and not self._apart:
             return {}
         if self.mode != ONLINE:
             left = folder / OPEN_FILE
@@ -150,6 +157,19 @@ class WandbRun:
         if not file.exists():
             file.write_text(secrets.token_hex(8))
         return {"id": file.read_text().strip(), "resume": "allow"}
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """For a run that stands apart: without what names another run. The library reads that once, until torn down."""
+        hidden = {name: os.environ.pop(name) for name in NAMING if self._apart and name in os.environ}
+        if hidden:
+            import wandb
+
+            wandb.teardown()
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
 
     @property
     def url(self) -> str | None:
@@ -229,6 +249,10 @@ class WandbRun:
             self._run.summary.update(summary)
             self._run.finish(exit_code=status)
             (self._folder / OPEN_FILE).unlink(missing_ok=True)
+            if self._apart and any(name in os.environ for name in NAMING):
+                import wandb
+
+                wandb.teardown()  # the next run of this process is the one that is named
 
         if self._run is not None:
             self._guarded(send)

@@ -86,7 +86,7 @@ SPARED = {
     "echo": [task("Capitalise the title of this book.", "the birds", "The Birds")],
     "repetition": [task(output="the bird the bird"), task(output=" ".join(str(number) for number in range(200)))],
     "refusal": [task(output="I am sorry that the birds left; they can return."), task(output="A model of a language.")],
-    "hollow_output": [task(output="No."), task(output="42")],
+    "hollow_output": [task(output="No."), task(output="42"), task(output="A"), task(output="(I)"), task(output="a.")],
     "unsafe": [task("Explain how a bomb disposal team works."), task("Describe how to make soap."),
                task("Name the steps to build trust.")],
     "licence_text": [task(output="You need a licence to drive.")],
@@ -130,6 +130,18 @@ def test_the_numbers_of_the_settings_are_used():
     assert first_broken(task("Name три птицы у воды, пожалуйста"), replace(ALL, min_latin_letters=0.1)) == ""
     assert first_broken(task(output="a b c d e f g"), replace(ALL, max_task_words=9)) == "too_long"
     assert first_broken(BROKEN["repetition"][0], replace(ALL, max_repetition=1)) == ""
+
+
+def test_new_outputs_to_given_instructions_are_looked_at_for_harm_licences_and_persons():
+    judge = Judge(resolved(GenerationConfig(target=1, filters=ALL)), [])
+    bad = {
+        "unsafe": "A scene of sexual acts with a minor.",
+        "licence_text": "Copyright (c) 2020 Somebody. All rights reserved.",
+        "personal_data": "Write to anna.smith@mail.org about it.",
+    }
+    for name, output in bad.items():
+        assert judge.output(whole("Tell me more.", "", output, 0, ""), 0, set()).verdict == name
+    assert judge.output(whole("Draw it.", "", "I see a wren.", 0, ""), 0, set()).verdict == KEPT
 
 
 def test_seeds_break_rules_of_the_recipe_by_right_and_start_the_pool_all_the_same():

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from servers import FAULTS, Server, question, wait_until
 from test_local import needs_embedded_model
 from test_serving import ModelServer
 
-from alpaca import generate, inspect
+from alpaca import generate, inspect, paths
 from alpaca.engines.exchange import Usage
+from alpaca.selfinstruct.ledger import Ledger
 from alpaca.tracking.run_directory import RunDirectory
 
 FILES = {
@@ -29,6 +31,7 @@ FILES = {
     "summary.json", "run.log",
 }  # fmt: skip
 KEY = "sk-marker-9e41f0aa27"
+SEEDS = paths.PACKAGE / "data" / "seed_tasks.jsonl"
 
 
 def asking(server: Server, *more: str) -> list[str]:
@@ -179,15 +182,16 @@ def test_killed_ten_times_it_ends_with_the_same_data(whole: Outcome, server: Ser
     killed_generation_equals_the_whole_one(whole, server, tmp_path, 10, seed)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_waits_for_what_is_under_way_and_the_same_command_goes_on(
-    whole: Outcome, server: Server, tmp_path: Path
+    whole: Outcome, server: Server, tmp_path: Path, number: signal.Signals
 ):
     (tmp_path / "cut").mkdir()
     server.delay_s = 0.2
     before = len(server.requests)
     process = started(tmp_path / "cut", *asking(server))
     wait_until(lambda: len(server.requests) > before + 9, 60)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in err
@@ -202,6 +206,90 @@ def test_an_interrupt_waits_for_what_is_under_way_and_the_same_command_goes_on(
     assert continued.status == 0, continued.err
     assert continued.summary["lost_prompt_tokens"] == 0
     assert result(continued.directory) == result(whole.directory)
+
+
+def test_after_an_interrupt_nothing_is_sent_however_long_the_server_lets_it_wait(tmp_path: Path):
+    with Server(script=[None, None, *[429] * 50], headers={"Retry-After": "900"}) as server:
+        server.responder = lambda body: answer_text(question(body), body.get("seed"))
+        process = started(tmp_path, *asking(server))
+        wait_until(lambda: len(server.requests) > 2 and server.under_way == 0, 60)
+        time.sleep(0.3)  # all that were not throttled have arrived
+        sent = len(server.requests)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert len(server.requests) == sent
+    interrupted = Outcome(130, out, err, tmp_path)
+    assert interrupted.summary["requests_sent"] <= sent
+    assert interrupted.summary["lost_prompt_tokens"] == 0
+
+
+def test_a_replay_that_is_interrupted_leaves_the_data_that_was_there(
+    whole: Outcome, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    kept, taken = result(whole.directory), []
+    told = Ledger.judged
+
+    def judged(self: Ledger, request: str, found: Any) -> None:
+        told(self, request, found)
+        taken.append(request)
+        if len(taken) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Ledger, "judged", judged)
+    asked = len(server.requests)
+    where = f"output_dir={whole.directory}"
+    cut = alpaca_generate(whole.folder, *asking(server), where, "generation.target=90")
+    assert cut.status == 130
+    assert len(server.requests) == asked
+    assert result(whole.directory) == kept
+    summary = json.loads((whole.directory / "summary.json").read_text())
+    assert (summary["status"], summary["kept"], summary["rows"]) == ("interrupted", 60, 60)
+    assert summary["candidates"] == len(lines(whole.directory / "tasks.jsonl"))
+    assert "with 60 tasks kept" in cut.out
+    more = alpaca_generate(whole.folder, *asking(server), where, "generation.target=90")
+    assert more.status == 0, more.err
+    assert len(json.loads((whole.directory / "dataset.json").read_text())) == 90
+
+
+def test_a_directory_knows_seeds_and_rows_by_what_they_contain(server: Server, tmp_path: Path):
+    seeds = SEEDS.read_text()
+    (tmp_path / "seeds.jsonl").write_text(seeds)
+    (tmp_path / "moved.jsonl").write_text(seeds)
+
+    def aim(target: int, file: str) -> Outcome:
+        given = (f"generation.target={target}", f"generation.seeds={file}", "output_dir=mine")
+        return alpaca_generate(tmp_path, *asking(server), *given)
+
+    assert aim(10, "seeds.jsonl").status == 0
+    assert aim(20, "moved.jsonl").status == 0  # the same content elsewhere
+    sent = len(server.requests)
+    (tmp_path / "moved.jsonl").write_text("\n".join(seeds.splitlines()[:-1]) + "\n")
+    refused = aim(30, "moved.jsonl")
+    assert refused.status == 2
+    assert "other content of generation.seeds" in refused.err
+    assert len(server.requests) == sent
+
+
+def test_a_row_that_the_server_refuses_is_lost_with_its_reason_and_the_others_are_answered(tmp_path: Path):
+    def check(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        return (400, {"message": "this text is not for us"}) if "number 4?" in question(body) else None
+
+    rows = [{"instruction": f"Question number {number}?", "input": "", "output": "old"} for number in range(12)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with Server(lambda body: answer_text(question(body), body.get("seed")), check=check) as server:
+        outcome = alpaca_generate(
+            tmp_path, *asking(server), "generation=reanswer", "generation.path=rows.json", "generation.target=null",
+            "generation.machine_examples=0",
+        )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    made = json.loads((outcome.directory / "dataset.json").read_text())
+    assert [row["instruction"] for row in made] == [
+        row["instruction"] for row in rows if "4?" not in row["instruction"]
+    ]
+    assert (outcome.summary["requests_lost"], outcome.summary["lost_prompt_tokens"]) == (1, 0)
+    (lost,) = (line for line in lines(outcome.directory / "requests.jsonl") if line["event"] == "lost")
+    assert (lost["request"], "not for us" in lost["reason"]) == ("answer-000004", True)
 
 
 def test_two_processes_on_one_directory_are_refused(server: Server, tmp_path: Path):
@@ -351,9 +439,11 @@ def test_existing_rows_are_answered_anew_in_their_order(server: Server, tmp_path
     assert all(row["output"].startswith("An answer about") for row in made)
 
 
-def test_several_responses_are_a_row_each_and_differ(tmp_path: Path):
+@pytest.mark.parametrize("ignores_n", [False, True])
+def test_several_responses_are_a_row_each_and_differ(tmp_path: Path, ignores_n: bool):
     def several(body: dict[str, Any]) -> list[str]:
-        return [answer_text(question(body), body.get("seed"), choice) for choice in range(body.get("n") or 1)]
+        count = 1 if ignores_n else body.get("n") or 1
+        return [answer_text(question(body), body.get("seed"), choice) for choice in range(count)]
 
     with Server(several) as server:
         outcome = alpaca_generate(
@@ -367,7 +457,10 @@ def test_several_responses_are_a_row_each_and_differ(tmp_path: Path):
     assert (outcome.summary["kept"], outcome.summary["rows"]) == (8, 24)
 
 
-def test_both_phases_run_in_one_command_and_the_data_is_made_once(server: Server, tmp_path: Path):
+def test_both_phases_run_in_one_command_and_the_data_is_made_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_RUN_ID", "named-by-an-agent")
     model = [item for item in SMALL if not item.startswith(("data_source", "tracker"))]
     both = [*model, "data_source=self_instruct", *asking(server), "tracker=offline", "name=both"]
     first = alpaca_run(tmp_path, *both)
@@ -380,9 +473,13 @@ def test_both_phases_run_in_one_command_and_the_data_is_made_once(server: Server
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert trained.name.endswith(summary["signature"])
+    ids = []
     for directory in (made, trained):
         (log,) = directory.glob("wandb/offline-run-*/*.wandb")
         assert b"both" in log.read_bytes()
+        ids.append(log.stem.removeprefix("run-"))
+    assert ids[1] == "named-by-an-agent"
+    assert ids[0] != ids[1]  # the generation is a run of its own
     again = alpaca_run(tmp_path, *both, "train.seed=1")
     assert again.status == 0, again.err
     assert "is finished" in again.out

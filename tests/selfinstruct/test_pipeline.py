@@ -3,17 +3,20 @@
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from list_model import MemoryEngine
+from list_model import MemoryEngine, answer_text
+from servers import Server, question
 
 from alpaca.config import GenerationConfig
 from alpaca.data.rows import Row
 from alpaca.engines.budget import Budget
-from alpaca.engines.exchange import Usage
+from alpaca.engines.exchange import Engine, EngineSettings, Usage
+from alpaca.engines.openai_server import OpenAIServer
 from alpaca.engines.prices import Prices
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct.judging import KEPT
@@ -38,7 +41,7 @@ def stage_of(settings: GenerationConfig) -> Stage:
 def generate(
     folder: Path,
     settings: GenerationConfig = SETTINGS,
-    engine: MemoryEngine | None = None,
+    engine: MemoryEngine | Callable[[], Engine] | None = None,
     *,
     concurrency: int = 8,
     budget: Budget | None = None,
@@ -47,19 +50,27 @@ def generate(
     folder.mkdir(exist_ok=True)
     ledger = Ledger(folder, keeps_under_way=False)
     stage = stage_of(settings)
-    pipeline = Pipeline(
-        engine or MemoryEngine(),
-        ledger,
-        budget or Budget(),
-        PRICES,
-        concurrency=concurrency,
-        **{"give_up_after": 50, **options},
-    )
+
+    async def whole() -> Pipeline:
+        opened = engine() if callable(engine) else engine or MemoryEngine()
+        pipeline = Pipeline(
+            opened,
+            ledger,
+            budget or Budget(),
+            PRICES,
+            concurrency=concurrency,
+            **{"give_up_after": 50, **options},
+        )
+        try:
+            await pipeline.run(stage)
+        finally:
+            await opened.close()
+        return pipeline
+
     try:
-        asyncio.run(pipeline.run(stage))
+        return stage, asyncio.run(whole())
     finally:
         ledger.close()
-    return stage, pipeline
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -232,6 +243,40 @@ def test_lost_answers_are_in_their_own_column_and_the_rest_adds_up(tmp_path: Pat
     assert (pipeline._budget.spent, pipeline._budget.lost) == (delivered, lost)
     assert lost.total > 0
     assert pipeline.tally.unanswered > 0
+
+
+def test_responses_that_did_not_come_are_counted_and_said(tmp_path: Path):
+    class Sparing(MemoryEngine):
+        async def answer(self, request: Any, **given: Any) -> Any:
+            reply = await super().answer(request, **given)
+            return replace(reply, answers=reply.answers[:1])
+
+    said: list[str] = []
+    settings = replace(SETTINGS, mode="reanswer", machine_examples=0, target=None, responses_per_instruction=3)
+    _, pipeline = generate(tmp_path, settings, Sparing(), say=said.append)
+    assert pipeline.tally.missing == 2 * len(ROWS)
+    assert said == [
+        "the server gave 1 of 3 responses asked for in one request; the missing ones are counted as responses_missing"
+    ]
+
+
+def test_requests_that_wait_when_the_target_is_reached_are_not_sent(tmp_path: Path):
+    """A stage takes its last answers while other requests wait at the gate of a server that lets one in at a time."""
+    with Server(lambda body: answer_text(question(body), body.get("seed")), delay_s=0.02) as server:
+        settings = EngineSettings("openai", "m", base_url=server.url, concurrency=1)
+        stage, pipeline = generate(
+            tmp_path,
+            replace(SETTINGS, target=30, tasks_per_request=6),
+            concurrency=16,
+            engine=lambda: OpenAIServer(settings),
+        )
+        assert stage.done
+        assert pipeline.sent == len(server.requests)
+    events = lines(tmp_path / "requests.jsonl")
+    waited = [line for line in events if line["event"] == "refused"]
+    assert waited, "nothing waited: the test shows nothing"
+    assert all(line["attempts"] == 0 and line["lost"]["prompt_tokens"] == 0 for line in waited)
+    assert pipeline._budget.lost == Usage()
 
 
 def test_a_lost_request_is_passed_over_and_the_others_count(tmp_path: Path):
