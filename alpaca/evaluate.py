@@ -18,18 +18,22 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.composing import overrides_for, overrides_for_other
 from alpaca.evaluation.targets import Target, find
 
+SINGLE = "alpaca.evaluate scores one thing: leave out -m and sweep=, and give one value to each key"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     options, typed = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
     started = time.strftime("%Y%m%d-%H%M%S")
     try:
+        if {"-m", "--multirun"} & set(typed) or any(part.startswith("sweep=") for part in typed):
+            raise UserError(SINGLE)
         target = find(options.run)
         given = overrides_for_other(typed) if target.config is None else overrides_for(target.config, typed)
     except UserError as error:
         return cli.fail(str(error), error.exit_status)
     cli.register_run_dir(lambda composed: _directory(composed.output_dir, target, started))
-    cli.refuse_multirun("alpaca.evaluate scores one thing: leave out -m and sweep=, and give one value to each key")
+    cli.refuse_multirun(SINGLE)
     statuses: list[int] = []
 
     def job(composed: DictConfig) -> None:

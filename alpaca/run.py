@@ -84,6 +84,12 @@ def main(argv: list[str] | None = None) -> int:
                 config = _with_generated_data(config, started, overrides)
             from alpaca.launch import launch
 
+            if (done := finished_before(config, folder)) is not None:
+                print(
+                    f"the same run is finished in {done}; to score it again or otherwise: "
+                    f"python -m alpaca.evaluate {done} evaluation=[quick,generate]",
+                    flush=True,
+                )
             single.append(launch(config, folder, overrides))
         finally:
             if started in folder.name:
@@ -154,6 +160,14 @@ def run_directory(config: Config, started: str) -> Path:
     if config.train.resume == "auto" and (found := unfinished(folder, mark)) is not None:
         return found
     return folder / f"{started}-{mark}"
+
+
+def finished_before(config: Config, folder: Path) -> Path | None:
+    """The newest finished run of the same signature beside the new run `folder`; None where there is none."""
+    if folder.exists() and any(folder.iterdir()):
+        return None  # a run that goes on
+    found = sorted((Path("outputs") / config.name).glob(f"*-{signature(config)}"))
+    return next((each for each in reversed(found) if each != folder and status(each) == FINISHED), None)
 
 
 def _with_generated_data(config: Config, started: str, overrides: list[str]) -> Config:

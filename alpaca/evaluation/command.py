@@ -14,7 +14,7 @@ from alpaca.checks import check_evaluation, check_ranges
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.answering import OnDone
-from alpaca.evaluation.place import Place, as_plain
+from alpaca.evaluation.place import LOG, Place, as_plain
 from alpaca.evaluation.scores import Scores
 from alpaca.evaluation.targets import OUTPUTS, RUN, Target
 from alpaca.launch import silenced_notices
@@ -51,7 +51,7 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
             )
         further.check_ready(config.evaluation)
     place = Place(path, target=target.path, is_run=target.kind == RUN and path.resolve() == target.path.resolve())
-    terminal = Terminal(path / "evaluate.log")
+    terminal = Terminal(path / LOG)
     tracker = None
     try:
         terminal.print(f"[bold]evaluate[/] {escape(str(target.path))}: {', '.join(names)}")
@@ -88,10 +88,10 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
                 keep(name, found)
             else:
                 failed.append(found)
-        terminal.print(_table(made))
-        terminal.print(
-            f"\nscores     {escape(str(path))}/summary.json\nanswers    {escape(str(path))}/predictions*.jsonl"
-        )
+        if made:
+            terminal.print(_table(made))
+            shown = escape(str(path))
+            terminal.print(f"\nscores     {shown}/summary.json\nanswers    {shown}/predictions*.jsonl")
         if failed:
             raise _first_of(failed)
         tracker.finish(0, made)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from alpaca.config import Config
+from alpaca.config import Config, EvaluationConfig
 from alpaca.errors import UserError
 
 OWN = ("evaluation", "tracker", "output_dir", "notes", "extra_tags", "hydra", "local")
@@ -23,23 +23,46 @@ def overrides_for(run: Config, typed: list[str]) -> list[str]:
     """
     for override in typed:
         key = override.lstrip("+~").partition("=")[0]
-        if not override.startswith("-") and key.partition(".")[0].partition("@")[0].partition("/")[0] not in OWN:
+        if (
+            "=" in override
+            and not override.startswith("-")
+            and key.partition(".")[0].partition("@")[0].partition("/")[0] not in OWN
+        ):
             raise UserError(
                 f"{override}: a finished run keeps its settings; only evaluation, tracker and output_dir can be given "
                 "here (python -m alpaca.run trains another)"
             )
-    names = chosen_by(typed)
-    given = [] if names is not None else ["evaluation=[{}]".format(",".join(_chosen(run)) or "none")]
-    kept = [name for name in (names if names is not None else _chosen(run)) if name in _chosen(run)]
-    for name in [*kept, "decode"]:
-        given += list(_leaves(getattr(run.evaluation, name), f"evaluation.{name}"))
+    own, named = _chosen(run), chosen_by(typed)
+    wanted = own if named is None else named
+    _refuse_unchosen(typed, wanted)
+    given = ["evaluation=[{}]".format(",".join(own) or "none")] if named is None else []
+    for name in [*(name for name in wanted if name in own), "decode"]:
+        given += _leaves(getattr(run.evaluation, name), f"evaluation.{name}")
     given += [part for part in _leaves(run.tracker, "tracker") if not part.startswith("tracker.name=")]
-    return [*given, *typed]
+    return _in_front(given, typed)
+
+
+def _refuse_unchosen(typed: list[str], wanted: list[str]) -> None:
+    """A key of an evaluation that is not made would change nothing; Hydra's own words for it name no way out."""
+    for override in typed:
+        parts = override.lstrip("+~").partition("=")[0].split(".")
+        known = [item.name for item in fields(EvaluationConfig)]
+        if len(parts) > 2 and parts[0] == "evaluation" and parts[1] in known and parts[1] not in [*wanted, "decode"]:
+            together = ",".join([*(name for name in wanted if name != "none"), parts[1]])
+            raise UserError(f"{override}: {parts[1]} is not made here; choose it, evaluation=[{together}]")
+
+
+def _in_front(given: list[str], typed: list[str]) -> list[str]:
+    """`given` before the first typed override, where later ones win; options of Hydra's may stand before or after."""
+    first = next((i for i, part in enumerate(typed) if "=" in part and not part.startswith("-")), len(typed))
+    return [*typed[:first], *given, *typed[first:]]
 
 
 def overrides_for_other(typed: list[str]) -> list[str]:
     """The whole command line for a model folder or a file of outputs."""
-    return [DEFAULT, *typed] if chosen_by(typed) is None else typed
+    named = chosen_by(typed)
+    _refuse_unchosen(typed, ["generate"] if named is None else named)
+    return _in_front([DEFAULT], typed) if named is None else typed
 
 
 def chosen_by(typed: list[str]) -> list[str] | None:

@@ -109,12 +109,17 @@ def _known(settings: LmEvalConfig) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness prints and logs a lot; what it raises still comes through."""
+    """The harness prints and logs a lot, and so does the git it starts; what it raises still comes through."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    errors, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
     try:
         with contextlib.redirect_stdout(StringIO()), contextlib.redirect_stderr(StringIO()):
             yield
     finally:
+        os.dup2(errors, 2)
+        os.close(errors)
+        os.close(nothing)
         logging.disable(before)

@@ -4,6 +4,7 @@ Each evaluation is written when it is made: `predictions-<evaluation>.jsonl` (th
 its metrics merged into `summary.json`, and a line of `evaluations.jsonl` that says when and how. Files appear whole.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from alpaca.evaluation.scores import Scores
 from alpaca.tracking.run_directory import read_json, read_jsonl, write_json_file, write_jsonl_file
 
 SUMMARY, HISTORY, PREDICTIONS, TARGET = "summary.json", "evaluations.jsonl", "predictions.jsonl", "evaluation.json"
+LOG = "evaluate.log"
 
 
 class Place:
@@ -31,7 +33,7 @@ class Place:
         Raises:
             UserError: it cannot be written, another process holds it, or it holds something else.
         """
-        self.path = path
+        self.path, self._is_new = path, not is_run and not (path / TARGET).exists()
         if not is_run and path.is_dir() and any(path.iterdir()):
             before = read_json(path / TARGET).get("target")
             if before != str(target.absolute()):
@@ -77,9 +79,15 @@ class Place:
             if not key.startswith(f"eval/{name}/") and key not in forget
         }
         write_json_file(self.path / SUMMARY, {**kept, **scores.metrics})
+        self._is_new = False
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back; a folder made for an evaluation of which nothing was kept goes."""
+        if self._is_new:
+            for name in (TARGET, SUMMARY, LOG, ".lock"):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
         self._lock.close()
 
 

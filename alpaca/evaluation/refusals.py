@@ -17,7 +17,7 @@ _REFUSAL = re.compile(
     r"create|generate|do that|do this|engage|discuss|offer|explain|tell|recommend|participate|condone|advise)\b"
     r"|\b(?:I|we) (?:must|have to|respectfully) (?:decline|refuse)\b"
     r"|\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b"
-    r"|\b(?:would|is|it's) (?:not|neither) (?:appropriate|ethical|legal|right)\b.{0,60}\b(?:to|for me)\b"
+    r"|\b(?:would|is|it's) not (?:be )?(?:appropriate|ethical|legal|right)\b.{0,60}\b(?:to|for me)\b"
     r"|\bI (?:do not|don't) (?:feel comfortable|condone|provide|support)\b"
     r"|\bagainst (?:my|the) (?:guidelines|policy|policies|programming|principles)\b",
     re.IGNORECASE | re.DOTALL,

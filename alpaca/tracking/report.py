@@ -17,6 +17,11 @@ def report(summary: dict[str, object], path: Path, terminal: Terminal) -> None:
         if (after := summary.get(name)) is not None:
             before = summary.get(f"{name}_before")
             table.add_row(name, f"{before:.4f}" if before is not None else "", f"{after:.4f}")
+    for name, value in summary.items():
+        if name.count("/") > 1 and name.startswith("eval/") and isinstance(value, (int, float)):
+            table.add_row(escape(name), "", f"{value:.4f}")
+    if "best_step" in summary:
+        table.add_row("best_step", "", f"{summary['best_step']:,}")
     for name in ("steps", "examples", "logical_tokens", "supervised_tokens"):
         table.add_row(name, "", f"{summary[name]:,}")
     table.add_row("perf/logical_tokens_per_s", "", f"{summary['perf/logical_tokens_per_s']:,.0f}")
