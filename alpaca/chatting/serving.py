@@ -57,10 +57,10 @@ def serve_forever(speaker: Speaker, sampling: Sampling, listening: socket.socket
     app = application(speaker, sampling, closing=stopping.is_set)
     server = _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_S), stopping)
     address = f"http://{HOST}:{listening.getsockname()[1]}/v1"
-    print(f"serving    {speaker.name}: {speaker.about}")
-    print(f"address    {address}    model {speaker.name!r}, any key; Ctrl-C ends it", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn hands the signal on when it has closed
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        print(f"serving    {speaker.name}: {speaker.about}")
+        print(f"address    {address}    model {speaker.name!r}, any key; Ctrl-C ends it", flush=True)
         server.run(sockets=[listening])
     print("stopped", flush=True)
 

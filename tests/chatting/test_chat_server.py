@@ -123,6 +123,7 @@ def test_ctrl_c_in_the_middle_of_an_answer_ends_it_and_the_server(served: Served
     assert (served.process.returncode, out, err) == (0, "stopped\n", "")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_server_with_status_0(finished: Outcome):
     command = [sys.executable, "-m", "alpaca.chat", str(finished.directory), "--serve", "--port", "0"]
     environment = command_environment(PYTHONUNBUFFERED="1")

@@ -35,15 +35,21 @@ def test_an_answer_is_streamed_and_stopped_by_ctrl_c_and_the_chat_goes_on(finish
         terminal.type("Count from 6 to 9.\n")
         assert "5 tokens" in terminal.until("cut off at the longest answer")
         terminal.until("\n> ")
-        terminal.type("/exit\n")
+        terminal.type("/history\n")
+        terminal.until("turns so far 2")
+        terminal.until("\n> ")
+        terminal.type(CTRL_D)
         terminal.until("goodbye")
         assert terminal.ended() == 0
     typed = (tmp_path / "chat_history").read_text().splitlines()
-    assert typed == ["Count from 5 to 8.", "/set max-new-tokens 5", "Count from 6 to 9.", "/exit"]
+    assert typed == ["Count from 5 to 8.", "/set max-new-tokens 5", "Count from 6 to 9.", "/history"]
     assert os.stat(tmp_path / "chat_history").st_mode & 0o077 == 0
 
 
-def test_commands_show_change_and_explain(finished: Outcome, tmp_path: Path):
+def test_commands_show_and_change_and_two_models_answer_side_by_side(
+    finished: Outcome, finished_lora: Outcome, tmp_path: Path
+):
+    names = finished.directory.name, finished_lora.directory.name
     with talk(finished.directory, tmp_path, "--max-new-tokens", "4", "--history") as terminal:
         assert "earlier turns stand before each question" in terminal.until("\n> ")
         terminal.type("/help\n")
@@ -65,27 +71,17 @@ def test_commands_show_change_and_explain(finished: Outcome, tmp_path: Path):
         terminal.until("/tempalte: no such command; did you mean /template?")
         terminal.type("/set top-p 0\n")
         terminal.until("top-p 0.0: must be above 0 and at most 1")
+        terminal.type(f"/compare {finished_lora.directory}\n")
+        terminal.until(f"beside {names[1]}: tiny, adapter lora, template alpaca; fp32 on cpu")
+        terminal.type("Count from 5 to 8.\n")
+        shown = terminal.until("8 tokens")
+        assert any(names[0] in line and names[1] in line for line in shown.splitlines())
+        terminal.type("/compare off\n")
+        terminal.until("one model again")
         terminal.until("\n> ")
         terminal.type('"""half a message\n')
         terminal.until("\n... ")
         terminal.interrupt("message dropped")
-        terminal.until("\n> ")
-        terminal.type(CTRL_D)
-        terminal.until("goodbye")
-        assert terminal.ended() == 0
-
-
-def test_two_answers_side_by_side_and_ctrl_c_at_the_prompt(finished: Outcome, finished_lora: Outcome, tmp_path: Path):
-    names = finished.directory.name, finished_lora.directory.name
-    options = ("--compare", str(finished_lora.directory), "--max-new-tokens", "4")
-    with talk(finished.directory, tmp_path, *options) as terminal:
-        terminal.until("\n> ")
-        terminal.type("Count from 5 to 8.\n")
-        shown = terminal.until("8 tokens")
-        assert any(names[0] in line and names[1] in line for line in shown.splitlines())
-        terminal.until("\n> ")
-        terminal.type("/compare off\n")
-        terminal.until("one model again")
         terminal.until("\n> ")
         terminal.interrupt("goodbye")
         assert terminal.ended() == 0
