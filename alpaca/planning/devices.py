@@ -168,6 +168,11 @@ def _processor() -> Device:
     return Device(CPU, _host_memory() / 2**30, fast if bf16 else slow, slow, 1.0, count=1, bf16=bf16)
 
 
+def available_gib() -> float:
+    """GiB of the host's memory that nothing uses now."""
+    return float(psutil.virtual_memory().available) / 2**30
+
+
 def _host_memory() -> float:
     """Bytes that this machine, or the container around this process, has."""
     total = float(psutil.virtual_memory().total)

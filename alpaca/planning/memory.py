@@ -40,11 +40,12 @@ STATE_BYTES = {
 PROCESS_CPU = 0.6 * GIB  # Python with torch, transformers and peft, before a model is loaded
 PROCESS_GPU = 0.9 * GIB  # CUDA context, kernels and cuBLAS's workspace
 FRAGMENTED_GPU = 0.05  # of activations and temporaries, lost between blocks; assumed
-# A CPU's heap (glibc) keeps what was freed and cannot always use it again, since micro-batches differ in length.
-# Measured on the embedded model, docs/planning.md: of a chunk of logits this much more; of the three outputs of LoRA's
-# widest matrix, which lie between tensors that are kept, this much in every layer, by what else is kept.
-HEAP_LOGITS = 1.4
-HEAP_HOLES = {"full": 0.2, "off": 1.25, "selective": 0.85, "on": 0.35}
+# A CPU's heap (glibc) keeps what was freed and cannot always use it again, since micro-batches differ in length. Fitted
+# to thirteen runs of the embedded model, docs/planning.md: so many fp32 embeddings that loading, the self-check and the
+# logits leave behind; and of the three outputs of LoRA's widest matrix, which lie between tensors that are kept, this
+# much in every layer, by what else is kept. Full fine-tuning leaves no such holes.
+HEAP_EMBEDDINGS = 4.3
+HEAP_HOLES = {"off": 1.23, "selective": 0.75, "on": 0.26}
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _reads(linear: Linear) -> str:
 def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> float:
     """One chunk of logits in fp32 and in the compute precision, and the gradients that the loss keeps."""
     compute = place.compute_bytes
-    chunk: float = _chunk_of_logits(shape, place, batch)
+    chunk: float = min(CHUNK, max(1, batch.labels)) * shape.vocabulary * (4 + compute)
     kept = batch.labels * shape.hidden * _stream_bytes(config, place) * 2
     if config.adapter.kind == FULL:
         kept += shape.embedding * 4  # the gradient of the output projection
@@ -244,16 +245,14 @@ def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> flo
     return chunk + kept
 
 
-def _chunk_of_logits(shape: Shape, place: Placement, batch: Batch) -> float:
-    return min(CHUNK, max(1, batch.labels)) * shape.vocabulary * (4 + place.compute_bytes)
-
-
 def _lost_in_heap(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> float:
     """What a CPU's heap holds beside what is in use; the constants are measured."""
-    kind = FULL if config.adapter.kind == FULL else config.train.activation_checkpointing
-    widest = max(linear.outputs for linear in counted.targets or shape.linears)
-    holes = HEAP_HOLES[kind] * shape.layers * batch.tokens * 3 * place.compute_bytes * widest
-    return HEAP_LOGITS * _chunk_of_logits(shape, place, batch) + holes
+    left = HEAP_EMBEDDINGS * 4 * shape.embedding
+    if config.adapter.kind == FULL or not counted.targets:
+        return left
+    widest = max(linear.outputs for linear in counted.targets)
+    each = 3 * place.compute_bytes * widest * batch.tokens
+    return left + HEAP_HOLES[config.train.activation_checkpointing] * shape.layers * each
 
 
 def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:

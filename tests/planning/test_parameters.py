@@ -31,8 +31,10 @@ def test_every_model_has_as_many_parameters_as_its_formula_says(model: str):
 @pytest.mark.parametrize(
     ("model", "adapter"),
     [
-        *((model, adapter) for model in ("tiny", "tiny_opt") for adapter in options("adapter")),
-        *((model, "lora_qv") for model in ("tiny_qwen3", "smollm2_135m")),
+        *(("tiny", adapter) for adapter in options("adapter")),
+        *(("tiny_opt", adapter) for adapter in ("full", "lora", "lora_qv", "lora_attention", "dora")),
+        ("tiny_qwen3", "lora_qv"),
+        ("smollm2_135m", "qlora"),
         ("mistral_7b", "lora"),
     ],
 )
