@@ -58,6 +58,7 @@ def combinations(typed: list[str], grid: dict[str, Any], one_at_a_time: list[str
     overrides = parser.parse_overrides([*(f"{key}={values}" for key, values in grid.items()), *typed])
     (products,) = BasicSweeper.split_arguments(overrides, None)
     varied = {_key(part) for part in {part for job in products for part in job} - set(products[0])} - {"output_dir"}
+    varied |= set(map(str, grid))  # with one value too: a folder is called the same whatever part of a grid is run
     base = [BASE] if one_at_a_time else []
     made = [Combination(job, [*base, *_of(job, varied)]) for job in products]
     for entry in one_at_a_time:

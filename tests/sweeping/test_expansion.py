@@ -16,6 +16,12 @@ def test_a_grid_is_a_product_and_the_command_line_wins():
     assert all("adapter=lora" in job.overrides for job in jobs)
 
 
+def test_part_of_a_grid_calls_its_folders_as_the_whole_does():
+    grid = {"adapter.rank": "4,8", "train.seed": "0,1,2"}
+    (whole, *_), (part,) = (combinations(typed, grid, []) for typed in ([], ["adapter.rank=4", "train.seed=0"]))
+    assert whole.name == part.name == "adapter.rank=4,train.seed=0"
+
+
 def test_changes_are_made_one_at_a_time_each_over_the_whole_grid():
     jobs = combinations(["sweep=x"], {"train.seed": "0,1"}, ["adapter=lora", "template=plain train.epochs=1"])
     assert [job.name for job in jobs] == [

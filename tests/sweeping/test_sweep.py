@@ -82,8 +82,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
         {name: summary["status"] for name, summary in found.items()},
         found[BY_NAME[2]]["error"],
         sorted(folder.rglob("*.wandb")),
-        alpaca_run(folder, *GRID, "sweep.retry_failed=false"),
-        alpaca_command(folder, *GRID),
+        alpaca_run(folder, *GRID, "sweep.retry_failed=false", "tracker=disabled"),
+        alpaca_command(folder, *GRID, "tracker=disabled"),
     )
 
 
