@@ -13,8 +13,8 @@ from alpaca.chatting.opening import Speaker
 from alpaca.chatting.sampling import Sampling
 from alpaca.engines.decoding import Row as Draw
 from alpaca.engines.decoding import sample
+from alpaca.engines.wire import cut_at_stop
 from alpaca.errors import RunFailed, UserError
-from alpaca.evaluation.decoding import until
 
 STOP, LENGTH = "stop", "length"
 
@@ -76,7 +76,7 @@ class Reply:
             elif self.tokens >= self._room:
                 self.ended = LENGTH
         before = self.text
-        self.text = until(whole, self._stop).strip() if self.ended else _certain(whole, self._stop)
+        self.text = cut_at_stop(whole, self._stop).strip() if self.ended else _certain(whole, self._stop)
         return self.text[len(before) :]
 
     @torch.inference_mode()

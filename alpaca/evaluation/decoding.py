@@ -16,6 +16,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alpaca.engines.decoding import Decoded, Row, decode
+from alpaca.engines.wire import cut_at_stop
 from alpaca.errors import RunFailed, UserError
 from alpaca.modeling.attention import plain_attention
 from alpaca.training.precision import Compute
@@ -158,13 +159,8 @@ class _Decoder:
         end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
         kept = tokens[: row.max_tokens] if end is None else tokens[:end]
         text = str(self._tokenizer.decode(kept, skip_special_tokens=True))
-        before = until(text, row.stop)
+        before = cut_at_stop(text, row.stop)
         return Decoded(before, len(kept) + (end is not None), _reason(end is not None or before != text))
-
-
-def until(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string."""
-    return text[: min((place for mark in stop if (place := text.find(mark)) >= 0), default=len(text))]
 
 
 def _reason(stopped: bool) -> str:

@@ -133,7 +133,7 @@ def _on_common_examples(runs: list[Run], metrics: list[str], force: bool, notes:
             metrics={
                 **run.metrics,
                 **{
-                    metric: statistics.fmean(run.scores[metric][name] for name in sorted(common))
+                    metric: _mean_over(run, metric, sorted(common))
                     for metric, common in kept.items()
                     if run.status == "finished"
                 },
@@ -143,20 +143,26 @@ def _on_common_examples(runs: list[Run], metrics: list[str], force: bool, notes:
     ]
 
 
+def _mean_over(run: Run, metric: str, names: list[str]) -> float:
+    """The metric over some of the examples, weighted as it is over all."""
+    weights = run.weights.get(metric, {})
+    return statistics.fmean([run.scores[metric][name] for name in names], [weights.get(name, 1.0) for name in names])
+
+
 def _differences(ordered: list[Variant], metric: str) -> list[Difference]:
     """Of every variant to the first."""
-    from alpaca.report.statistics import compare_metric
+    from alpaca.report.verdicts import compare_metric
 
     base, others = ordered[0], ordered[1:]
     able = [each for each in others if _mean(each, metric) is not None] if _mean(base, metric) is not None else []
     computed = iter(compare_metric(base, able, metric) if able else [])
-    found = [Difference(None, None, None, None, BASELINE, "what the others are compared with")]
+    found = [Difference(None, None, None, BASELINE, "what the others are compared with")]
     for each in others:
         if any(each is one for one in able):
             found.append(next(computed))
         else:
             why = "no finished run" if not each.finished else f"no {metric}"
-            found.append(Difference(None, None, None, None, NOT_COMPARABLE, why))
+            found.append(Difference(None, None, None, NOT_COMPARABLE, why))
     return found
 
 

@@ -32,12 +32,12 @@ def page(comparison: Comparison, pair: Pair | None = None) -> str:
         heads = ("variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", "how")
         parts += [f"## {metric}", _table(heads, lines)]
     if costs := rows.cost_columns(comparison):
-        lines = [
+        prices = [
             (each.label, *(rows.cost_text(name, rows.cost(each, name)) for name, _ in costs))
             for each in comparison.variants
             if each.finished
         ]
-        parts += ["## Cost", "Means over the finished runs.", _table(("variant", *(head for _, head in costs)), lines)]
+        parts += ["## Cost", "Means over the finished runs.", _table(("variant", *(head for _, head in costs)), prices)]
     if bad := rows.troubles(comparison):
         parts += ["## Runs without a result", _table(("run", "status", "why"), bad)]
     if comparison.notes:

@@ -22,6 +22,7 @@ COSTS = {
     "trained_parameters": "trained_parameters",
 }
 PREDICTIONS, QUICK = "predictions", "eval/"
+BITS = "eval/bits_per_byte"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_run(folder: Path) -> Run:
     settings = _settings(folder)
     seed = settings.pop("train.seed", None)
     hashed = {key: value for key, value in environment.get("settings", {}).items() if key != "train.seed"}
-    scores, texts = scores_in(folder)
+    scores, weights, texts = scores_in(folder)
     metrics = {
         name: float(value)
         for name, value in summary.items()
@@ -97,6 +98,7 @@ def read_run(folder: Path) -> Run:
         metrics={name: value for name, value in metrics.items() if not name.endswith("_before")},
         curves=_curves(folder / "metrics.jsonl"),
         scores=scores,
+        weights=weights,
         texts=texts,
         costs=costs if dollars is None else {**costs, "dollars": dollars},
         error=str(summary.get("error") or ("" if summary else "it did not come to its end")),
@@ -194,9 +196,13 @@ def _curves(file: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def scores_in(folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str | None]]]:
-    """Scores and texts of every evaluation, by example id."""
-    scores: dict[str, dict[str, float]] = {}
+Scores = dict[str, dict[str, float]]
+
+
+def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | None]]]:
+    """Scores, weights and texts of every evaluation, by example id."""
+    scores: Scores = {}
+    weights: Scores = {}
     texts: dict[str, dict[str, str | None]] = {}
     for file in sorted(folder.glob(f"{PREDICTIONS}*.jsonl")):
         evaluation = file.stem.removeprefix(PREDICTIONS).lstrip("-")
@@ -209,20 +215,15 @@ def scores_in(folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict
                 known = isinstance(value, (int, float)) and math.isfinite(value)
                 if known and not key.endswith("_before") and key != "tokens":
                     scores.setdefault(section + key, {})[name] = float(value)
-            if not evaluation and (bits := _bits_per_byte(line)) is not None:
-                scores.setdefault("eval/bits_per_byte", {})[name] = bits
+            if not evaluation and isinstance(tokens := found.get("tokens"), int) and "loss" in found:
+                weights.setdefault("eval/loss", {})[name] = tokens
+                size = len(str(line.get("reference") or "").encode("utf-8", "replace"))
+                if size and isinstance(found["loss"], (int, float)):
+                    scores.setdefault(BITS, {})[name] = found["loss"] * tokens / math.log(2) / size
+                    weights.setdefault(BITS, {})[name] = size
             if line.get("output") is not None and (not evaluation or name not in texts):
                 texts[name] = {key: line.get(key) for key in ("prompt", "reference", "output")}
-    return scores, texts
-
-
-def _bits_per_byte(line: dict[str, Any]) -> float | None:
-    """Of one example: its summed loss in bits over the bytes of its reference."""
-    loss, tokens = line["scores"].get("loss"), line["scores"].get("tokens")
-    size = len(str(line.get("reference") or "").encode("utf-8", "replace"))
-    if not isinstance(loss, (int, float)) or not isinstance(tokens, int) or not size:
-        return None
-    return float(loss) * tokens / math.log(2) / size
+    return scores, weights, texts
 
 
 def _dollars(device: str, devices: int, costs: dict[str, float]) -> float | None:

@@ -33,6 +33,7 @@ class Run:
         metrics: final numbers of `summary.json`, such as eval/loss.
         curves: metric to (step, value) pairs, from `metrics.jsonl`.
         scores: metric to {example id: score}, from the predictions files: `eval/loss`, `eval/rougeL`, ...
+        weights: metric to {example id: weight} where the metric is a weighted mean, as a loss over tokens is.
         texts: example id to {prompt, reference, output}.
         costs: any of wall_time_s, tokens_per_s, peak_memory_gib, trained_parameters, dollars.
         error: why it failed, in a sentence.
@@ -49,6 +50,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)
     texts: dict[str, dict[str, str | None]] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     error: str = ""
@@ -82,7 +84,6 @@ class Difference:
 
     Attributes:
         estimate, low, high: the difference and its 95 % interval, family-wise where several are compared.
-        p: two-sided, after Holm's correction; None where there is none.
         verdict: better, worse, no difference shown, not comparable, baseline.
         why: a sentence: the method, or why it is not comparable.
         seeds, examples: how many of each it rests on.
@@ -92,7 +93,6 @@ class Difference:
     estimate: float | None
     low: float | None
     high: float | None
-    p: float | None
     verdict: str
     why: str
     seeds: int = 0

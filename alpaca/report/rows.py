@@ -118,7 +118,6 @@ def csv_rows(comparison: Comparison) -> list[dict[str, Any]]:
                     "difference": difference.estimate if difference else None,
                     "low": difference.low if difference else None,
                     "high": difference.high if difference else None,
-                    "p": difference.p if difference else None,
                     "verdict": difference.verdict if difference else "",
                     "why": difference.why if difference else "",
                     "examples": difference.examples if difference else None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from alpaca.errors import UserError
 from alpaca.report import markdown
-from alpaca.report.reading import COSTS, Found, flat
+from alpaca.report.reading import COSTS, Found, Scores, flat, scores_in
 from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, Comparison, Run
 from alpaca.tracking.wandb_run import AUTO, ONLINE, chosen_mode
 
@@ -61,7 +61,7 @@ def _run(place: str, run: Any) -> Run:
     trained = [
         key for key in flattened if not key.startswith(("tracker.", "sweep.")) and key not in ("name", "output_dir")
     ]
-    scores, texts = _predictions(run)
+    scores, weights, texts = _predictions(run)
     return Run(
         name=str(run.name),
         place=f"{place}/{run.id}",
@@ -72,6 +72,7 @@ def _run(place: str, run: Any) -> Run:
         metrics=metrics,
         curves=curves,
         scores=scores,
+        weights=weights,
         texts=texts,
         costs={name: float(summary[key]) for name, key in COSTS.items() if isinstance(summary.get(key), (int, float))},
         error="" if run.state == "finished" else str(summary.get("error") or run.state),
@@ -79,16 +80,14 @@ def _run(place: str, run: Any) -> Run:
     )
 
 
-def _predictions(run: Any) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str | None]]]:
+def _predictions(run: Any) -> tuple[Scores, Scores, dict[str, dict[str, str | None]]]:
     """From the artifact that holds the run's `predictions.jsonl`; empty where there is none."""
-    from alpaca.report.reading import scores_in
-
     for artifact in run.logged_artifacts():
         if artifact.type == "predictions":
             with tempfile.TemporaryDirectory() as folder:
                 artifact.download(root=folder)
                 return scores_in(Path(folder))
-    return {}, {}
+    return {}, {}, {}
 
 
 def publish(comparison: Comparison, folder: Path, project: str) -> str:

@@ -15,8 +15,8 @@ from alpaca.chatting.opening import Speaker, open_speaker
 from alpaca.chatting.prompts import prompt_ids, question
 from alpaca.chatting.replies import Reply, _certain
 from alpaca.chatting.sampling import Sampling
+from alpaca.engines.wire import cut_at_stop, greedy_answers
 from alpaca.errors import UserError
-from alpaca.evaluation.decoding import until, greedy_answers
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
 
@@ -101,4 +101,4 @@ def test_what_is_certain_of_an_answer_stays(text: str, stop: list[str]):
     for size in range(len(text) + 1):
         if any(mark in text[:size] for mark in stop):
             break  # the answer has ended
-        assert until(text, stop).strip().startswith(_certain(text[:size], tuple(stop)))
+        assert cut_at_stop(text, tuple(stop)).strip().startswith(_certain(text[:size], tuple(stop)))
