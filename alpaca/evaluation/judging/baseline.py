@@ -82,7 +82,8 @@ def _of_references(references: Mapping[str, str] | None) -> Baseline:
 def _of_folder(folder: Path, answers: Sequence[Answer]) -> Baseline:
     """The file of a run's answers that has the most of these tasks; of equals one that was answered, not judged."""
     predictions = sorted(folder.glob("predictions*.jsonl"), key=lambda file: (file.stem.endswith("-judge"), file.name))
-    files = [file for file in (*predictions, *sorted(folder.glob(f"**/{MODEL_OUTPUTS}"))) if file.stat().st_size]
+    outputs = [file for place in ("", "*/") for file in sorted(folder.glob(f"{place}{MODEL_OUTPUTS}"))]
+    files = [file for file in (*predictions, *outputs) if file.stat().st_size]
     found = [
         _of_outputs(read_outputs(str(file), KEY), folder.resolve().name, str(file.relative_to(folder)))
         for file in files

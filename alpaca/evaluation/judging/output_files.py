@@ -52,7 +52,9 @@ def records_of(path: str, key: str) -> Iterator[files.Record]:
                     raise UserError(f"{key}: {record.where}: {_kind(record.values)} instead of an object with fields")
                 yield record
         except UserError as error:
-            message = str(error).replace(files.KEY, key)
+            message = (
+                str(error).replace(files.KEY, key).replace("; give records with instruction, input and output", "")
+            )
             raise UserError(message if message.startswith(key) else f"{key}: {message}") from None
 
 
