@@ -83,7 +83,7 @@ def show(pair: Pair, console: Console, examples: int = 3) -> None:
             console.print(f"[bold]largest {title}[/] on {pair.metric}: {each.scores[0]:.4f} to {each.scores[1]:.4f}")
             console.print(escape(_clipped(each.prompt)))
             beside = Table("reference", *map(escape, pair.names))
-            beside.add_row(*(escape(_clipped(text or "–")) for text in (each.reference, *each.outputs)))
+            beside.add_row(*(escape(_clipped(_said(text))) for text in (each.reference, *each.outputs)))
             console.print(beside)
 
 
@@ -132,6 +132,10 @@ def _sparkline(values: list[float], low: float, high: float) -> str:
     shown = values if len(values) <= WIDTH else places
     span = (high - low) or 1.0
     return "".join(BARS[min(len(BARS) - 1, int((value - low) / span * len(BARS)))] for value in shown)
+
+
+def _said(text: str | None) -> str:
+    return "–" if text is None else text or "(empty)"
 
 
 def _clipped(text: str, most: int = 300) -> str:

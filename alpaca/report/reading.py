@@ -221,8 +221,13 @@ def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | N
                 if size and isinstance(found["loss"], (int, float)):
                     scores.setdefault(BITS, {})[name] = found["loss"] * tokens / math.log(2) / size
                     weights.setdefault(BITS, {})[name] = size
-            if line.get("output") is not None and (not evaluation or name not in texts):
-                texts[name] = {key: line.get(key) for key in ("prompt", "reference", "output")}
+            if name not in texts or (texts[name]["output"] is None and line.get("output") is not None):
+                asked = [line[key] for key in ("instruction", "input") if line.get(key)] or [line.get("prompt") or ""]
+                texts[name] = {
+                    "prompt": "\n".join(asked),
+                    "reference": line.get("reference"),
+                    "output": line.get("output"),
+                }
     return scores, weights, texts
 
 

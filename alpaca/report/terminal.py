@@ -30,7 +30,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _metric(comparison: Comparison, metric: str) -> Table:
-    table = _table(metric, "variant", "seeds", "mean ± sd", "difference [95 %]", "verdict")
+    table = _table(metric, "variant", "seeds", "mean ± sd", "difference, 95 % interval", "verdict")
     for each, means, differences in zip(comparison.variants, comparison.means, comparison.differences, strict=True):
         difference = differences[metric]
         colour = COLOURS.get(difference.verdict, "")
@@ -48,7 +48,16 @@ def _metric(comparison: Comparison, metric: str) -> Table:
 def _table(title: str, *heads: str) -> Table:
     from rich import box
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, 1, 0, 0),
+    )
     for index, head in enumerate(heads):
-        table.add_column(head, overflow="fold", justify="left" if index == 0 or head == "verdict" else "right")
+        left = index == 0 or head == "verdict"
+        table.add_column(head, overflow="fold", no_wrap=not left, justify="left" if left else "right")
     return table

@@ -1,0 +1,237 @@
+"""Real sweeps of the tiny model, compared: rows, verdicts, files, and one line for whatever is wrong."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from commands import SMALL, alpaca_run, some_rows
+
+from alpaca import compare
+from alpaca.report.comparing import compare as comparison_of
+from alpaca.report.reading import read_run, read_runs
+from alpaca.report.records import BETTER, NO_DIFFERENCE, WORSE
+
+SHORT = ("train.max_steps=3", "train.self_check=false", "train.rehearse_save=false", "train.eval_rows=12")
+
+
+@dataclass(frozen=True)
+class Compared:
+    status: int
+    out: str
+    err: str
+
+
+def alpaca_compare(folder: Path, *arguments: str) -> Compared:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = compare.main(list(arguments))
+    return Compared(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six runs: two learning rates, three seeds each, in `runs/`."""
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "rows.json").write_text(json.dumps(some_rows(48)))
+    for rate in ("1e-5", "1e-2"):
+        for seed in (0, 1, 2):
+            place = f"output_dir=runs/{rate}-{seed}"
+            outcome = alpaca_run(folder, *SMALL, *SHORT, f"optimizer.lr={rate}", f"train.seed={seed}", place)
+            assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def runs(grid: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(grid / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_higher_learning_rate_is_better_and_the_report_says_by_how_much(runs: Path):
+    done = alpaca_compare(runs, "runs", "--baseline", "optimizer.lr=1e-05", "--output", "report")
+    assert done.status == 0, done.err
+    comparison = comparison_of(read_runs([runs / "runs"]), baseline="optimizer.lr=1e-05")
+    base, other = comparison.variants
+    assert (base.label, other.label) == ("optimizer.lr=1e-05", "optimizer.lr=0.01")
+    difference = comparison.differences[1]["eval/loss"]
+    assert difference.verdict == BETTER
+    assert (difference.seeds, difference.examples) == (3, 12)
+    means = [sum(run.metrics["eval/loss"] for run in each.runs) / 3 for each in (base, other)]
+    assert math.isclose(difference.estimate, means[1] - means[0], abs_tol=1e-9)  # weighted by tokens, as the metric is
+    assert difference.low < difference.estimate < difference.high < 0
+    assert f"{difference.estimate:+.4f}" in done.out
+    assert "better" in done.out
+    with (runs / "report" / "report.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    row = next(line for line in lines if (line["variant"], line["metric"]) == (other.label, "eval/loss"))
+    assert float(row["difference"]) == pytest.approx(difference.estimate)
+    assert row["verdict"] == BETTER
+    page = (runs / "report" / "report.md").read_text()
+    assert "optimizer.lr=1e-05" in page
+    assert f"{difference.estimate:+.4f}" in page
+    assert (runs / "report" / "report.html").stat().st_size > 0
+
+
+def test_the_other_way_round_it_is_worse(runs: Path):
+    comparison = comparison_of(read_runs([runs / "runs"]), baseline="optimizer.lr=0.01")
+    assert comparison.differences[1]["eval/loss"].verdict == WORSE
+
+
+def test_seeds_of_one_variant_show_no_difference(runs: Path):
+    found = read_runs([runs / "runs" / f"1e-5-{seed}" for seed in (0, 1)])
+    comparison = comparison_of(found)
+    assert len(comparison.variants) == 1
+    assert comparison.means[0]["eval/loss"][2] == 2
+
+
+def test_two_runs_are_a_verdict_about_these_runs_only(runs: Path):
+    done = alpaca_compare(runs, "runs/1e-5-0", "runs/1e-2-0", "--output", "report")
+    assert done.status == 0, done.err
+    assert "these two" in done.out
+    assert "settings that differ" in done.out
+    assert "largest gain" in done.out
+    page = (runs / "report" / "report.md").read_text()
+    assert page.count("### `") >= 6
+    first = comparison_of(read_runs([runs / "runs" / "1e-5-0", runs / "runs" / "1e-2-0"]))
+    assert first.differences[1]["eval/loss"].only_these_runs
+
+
+def test_failed_and_unfinished_runs_are_rows_with_their_reason(runs: Path):
+    edit(runs / "runs" / "1e-2-1" / "summary.json", status="failed", error="the loss is nan")
+    (runs / "runs" / "1e-2-2" / "summary.json").unlink()
+    done = alpaca_compare(runs, "runs", "--output", "report")
+    assert done.status == 0, done.err
+    assert "1 of 3" in done.out
+    assert "the loss is nan" in done.out
+    assert "did not come to its end" in done.out
+    assert "2 of 6 runs have no result" in (runs / "report" / "report.md").read_text()
+
+
+def test_all_failed_runs_are_still_a_report(runs: Path):
+    for folder in (runs / "runs").iterdir():
+        edit(folder / "summary.json", status="failed", error="out of memory")
+    done = alpaca_compare(runs, "runs", "--output", "report")
+    assert done.status == 0, done.err
+    assert "nothing to compare" in done.out
+
+
+def test_a_filter_leaves_runs_out(runs: Path):
+    done = alpaca_compare(runs, "runs", "--filter", "optimizer.lr=0.01", "--output", "report")
+    assert done.status == 0, done.err
+    assert "1e-05" not in done.out
+
+
+def test_markup_in_an_answer_stays_text(runs: Path):
+    file = runs / "runs" / "1e-2-0" / "predictions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["output"] = "[red]<script>alert(1)</script>| x"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = alpaca_compare(runs, "runs/1e-5-0", "runs/1e-2-0", "--output", "report")
+    assert done.status == 0, done.err
+    assert "<script>alert" not in (runs / "report" / "report.md").read_text()
+    assert "<script>alert" not in (runs / "report" / "report.html").read_text()
+
+
+def test_runs_scored_on_other_examples_are_refused_and_forced_onto_the_common_ones(runs: Path):
+    file = runs / "runs" / "1e-2-0" / "predictions.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-2]))
+    places = ("runs/1e-5-0", "runs/1e-2-0", "--metric", "eval/loss", "--output", "report")
+    refused = alpaca_compare(runs, *places)
+    assert refused.status == 2
+    assert "10 of up to 12" in refused.err
+    assert "--force" in refused.err
+    forced = alpaca_compare(runs, *places, "--force")
+    assert forced.status == 0, forced.err
+    assert "10 examples that all runs have" in " ".join(forced.out.split())
+
+
+def test_bits_per_byte_of_examples_are_the_runs_own(runs: Path):
+    run = read_run(runs / "runs" / "1e-2-0")
+    scores, sizes = run.scores["eval/bits_per_byte"], run.weights["eval/bits_per_byte"]
+    mean = sum(scores[name] * sizes[name] for name in scores) / sum(sizes.values())
+    assert mean == pytest.approx(run.metrics["eval/bits_per_byte"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("nowhere",), "nowhere: no such folder"),
+        (("empty",), "empty: there is no run in this folder"),
+        (("runs", "--baseline", "optimizer.lr=5"), "fits none of the variants (optimizer.lr=0.01; optimizer.lr=1e-05)"),
+        (("runs", "--baseline", "model=tiny"), "fits several variants (optimizer.lr=0.01; optimizer.lr=1e-05)"),
+        (("runs", "--metric", "eval/los"), "has no such metric; all runs have: eval/bits_per_byte, eval/loss"),
+        (("runs", "--filter", "optimizer.lr"), "not a condition; write KEY=VALUE"),
+        (("runs", "--filter", "adapter=lora"), "fits none of the 6 runs"),
+        (("wandb:nothing",), "not a project; write wandb:ENTITY/PROJECT"),
+        (("wandb:a/b",), "no W&B key on this machine"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(runs: Path, arguments: tuple[str, ...], expected: str):
+    (runs / "empty").mkdir()
+    done = alpaca_compare(runs, *arguments, "--output", "report")
+    assert done.status == 2
+    assert expected in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (runs / "report").exists()
+
+
+def test_a_project_that_cannot_be_reached_is_one_line(runs: Path, monkeypatch: pytest.MonkeyPatch, free_port: int):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port}")
+    monkeypatch.setattr("alpaca.report.wandb_source.TIMEOUT_S", 1)
+    done = alpaca_compare(runs, "wandb:a/b")
+    assert done.status == 2
+    assert "not found or not reached" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_damaged_line_of_metrics_is_named(runs: Path):
+    file = runs / "runs" / "1e-2-0" / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1][:20]
+    file.write_text("\n".join(lines) + "\n")
+    done = alpaca_compare(runs, "runs")
+    assert done.status == 2
+    assert "metrics.jsonl, line 2: no JSON object" in done.err
+
+
+def test_runs_without_a_common_metric_are_refused(runs: Path):
+    for folder in (runs / "runs").iterdir():
+        summary = json.loads((folder / "summary.json").read_text())
+        kept = {key: value for key, value in summary.items() if not key.startswith("eval/")}
+        (folder / "summary.json").write_text(json.dumps(kept))
+    done = alpaca_compare(runs, "runs")
+    assert done.status == 2
+    assert "no metric in common" in done.err
+
+
+def test_other_parallelism_tells_runs_of_one_seed_apart(runs: Path):
+    text = (runs / "runs" / "1e-2-0" / "config.yaml").read_text()
+    shutil.copytree(runs / "runs" / "1e-2-0", runs / "runs" / "again")
+    (runs / "runs" / "again" / "config.yaml").write_text(text.replace("sharding: none", "sharding: replicate"))
+    comparison = comparison_of(read_runs([runs / "runs" / "1e-2-0", runs / "runs" / "again"]))
+    assert sorted(each.label for each in comparison.variants) == [
+        "parallelism.sharding=none",
+        "parallelism.sharding=replicate",
+    ]
+    assert comparison.differences[1]["eval/loss"].verdict == NO_DIFFERENCE
+
+
+def test_help_is_instant():
+    heavy = {"torch", "transformers", "wandb", "matplotlib", "scipy"}
+    code = f"import sys, alpaca.compare as c; c.parser().format_help(); sys.exit(bool({heavy} & set(sys.modules)))"
+    import subprocess
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
