@@ -1,6 +1,7 @@
 """The client engine against a real model behind a real server: ours, and `transformers serve` where it runs."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from servers import Server, wait_until
 from test_local import needs_embedded_model
 
 from alpaca.engines.exchange import EngineSettings, Reply, Request
 from alpaca.engines.local import LocalEngine, model_of, open_local
 from alpaca.engines.opening import open_engine
-from alpaca.modeling.base import weights_location
+from alpaca.modeling.base import load_model, load_tokenizer
 
 TINY = [Request(f"r{n}", prompt=f"Once {n}", max_tokens=12, seed=n, choices=1 + n % 2, top_p=0.9) for n in range(12)]
 CHATS = [
@@ -87,20 +89,19 @@ def test_a_model_says_the_same_behind_a_server_as_in_this_process(model: str, ap
     assert {one.model for one in there} == {model}
 
 
-@pytest.fixture
-def transformers_serve(tmp_path: Path) -> Iterator[str]:
-    """`transformers serve` with the embedded model; its `base_url`."""
+@contextlib.contextmanager
+def transformers_serve(folder: str, log: Path) -> Iterator[str]:
+    """`transformers serve` with the model in `folder`; its `base_url`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = weights_location(model_of("smollm2_135m").weights)
     command = [str(Path(sys.executable).with_name("transformers")), "serve", folder, "--host", "127.0.0.1",
                "--port", str(port)]  # fmt: skip
-    with (tmp_path / "serve.log").open("w") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    with log.open("w") as stream:
+        child = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         try:
-            wait_until(lambda: child.poll() is not None or _listens(port), seconds=120)
-            assert child.poll() is None, (tmp_path / "serve.log").read_text()
+            wait_until(lambda: child.poll() is not None or _listens(port), seconds=240)
+            assert child.poll() is None, log.read_text()
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             child.terminate()
@@ -112,13 +113,25 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@needs_embedded_model
-@pytest.mark.slow
-@pytest.mark.skipif(
-    find_spec("fastapi") is None or find_spec("uvicorn") is None, reason="transformers serve needs fastapi and uvicorn"
+needs_serving = pytest.mark.skipif(
+    find_spec("fastapi") is None or find_spec("uvicorn") is None,
+    reason="transformers serve needs fastapi and uvicorn: pip install alpaca-ablations[serve]",
 )
-def test_transformers_serve_answers_chats(transformers_serve: str):
-    model = weights_location(model_of("smollm2_135m").weights)
-    replies = asked(EngineSettings("openai", model, base_url=transformers_serve), CHATS)
-    assert all(reply.answers[0].text.strip() for reply in replies)
-    assert all(reply.usage.completion_tokens <= 12 for reply in replies)
+
+
+@needs_serving
+def test_transformers_serve_answers_chats_and_completions(tmp_path: Path):
+    """A random model behind a well-kept server: the official client is understood, and every token is on the bill."""
+    config = model_of("tiny")
+    tokenizer = load_tokenizer(config)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    model = load_model(config, tokenizer, seed=0, dtype=torch.float32, device=torch.device("cpu"))
+    folder = str(tmp_path / "model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with transformers_serve(folder, tmp_path / "serve.log") as url:
+        for api, requests in (("chat", CHATS), ("completions", TINY[:4])):
+            settings = EngineSettings("openai", folder, base_url=url, api=api, timeout_s=100.0)
+            replies = asked(settings, requests)
+            assert [len(reply.answers) for reply in replies] == [request.choices for request in requests]
+            assert all(0 < reply.usage.completion_tokens <= 12 * len(reply.answers) for reply in replies)

@@ -19,10 +19,12 @@ from commands import SMALL, Outcome, alpaca_run, command_environment
 from list_model import answer_text
 from servers import FAULTS, Server, question, wait_until
 from test_local import needs_embedded_model
-from test_serving import ModelServer
+from test_serving import ModelServer, needs_serving, transformers_serve
 
 from alpaca import generate, inspect, paths
 from alpaca.engines.exchange import Usage
+from alpaca.engines.local import model_of
+from alpaca.modeling.base import weights_location
 from alpaca.selfinstruct.ledger import Ledger
 from alpaca.tracking.run_directory import RunDirectory
 
@@ -552,6 +554,24 @@ def test_the_embedded_model_behind_a_real_server_makes_parsed_tasks(tmp_path: Pa
         assert Usage(outcome.summary["prompt_tokens"], outcome.summary["completion_tokens"]) == server.usage
     rows = json.loads((outcome.directory / "dataset.json").read_text())
     assert len(rows) == 4
+    assert all(row["instruction"] and row["output"] for row in rows)
+
+
+@needs_embedded_model
+@needs_serving
+@pytest.mark.slow
+def test_the_embedded_model_behind_transformers_serve_makes_parsed_tasks(tmp_path: Path):
+    folder = weights_location(model_of("smollm2_135m").weights)
+    with transformers_serve(folder, tmp_path / "serve.log") as url:
+        outcome = alpaca_generate(
+            tmp_path, f"generation.base_url={url}", f"generation.model={folder}", "generation.prompt=compact",
+            "generation.max_example_words=40", "generation.tasks_per_request=4", "generation.max_tokens=64",
+            "generation.temperature=0.6", "generation.target=2", "generation.concurrency=2", "tracker=disabled",
+            "generation.timeout_s=300",
+        )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    rows = json.loads((outcome.directory / "dataset.json").read_text())
+    assert len(rows) == 2
     assert all(row["instruction"] and row["output"] for row in rows)
 
 
