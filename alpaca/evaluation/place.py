@@ -78,6 +78,8 @@ class Place:
             for key, value in read_json(self.path / SUMMARY).items()
             if not key.startswith(f"eval/{name}/") and key not in forget
         }
+        if missed := [each for each in kept.pop("evaluations_failed", []) if each != name]:
+            kept["evaluations_failed"] = missed
         write_json_file(self.path / SUMMARY, {**kept, **scores.metrics})
         self._is_new = False
 

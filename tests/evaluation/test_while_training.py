@@ -180,6 +180,24 @@ def test_an_evaluation_that_fails_at_the_end_leaves_a_finished_run(workplace: Pa
     assert done.summary["evaluations_failed"] == ["judge"]
     assert "evaluation=judge was not made" in done.out
     assert "python -m alpaca.evaluate" in done.out
+    run, annotated = done.directory, workplace / "annotations.json"
+    tasks = [record for record in records(run / "predictions.jsonl") if record["output"] is not None]
+    annotated.write_text(
+        json.dumps(
+            [
+                {"instruction": f"{task['instruction']}\n\n{task['input']}".strip(), "preference": 2,
+                 "output_1": task["reference"], "output_2": task["output"]}
+                for task in tasks
+            ]
+        )
+    )  # fmt: skip
+    again = alpaca_evaluate(
+        workplace, str(run), "evaluation=[quick,judge]", f"evaluation.judge.annotations={annotated}"
+    )
+    assert again.status == 0, again.err
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["eval/judge/win_rate"] == 100
+    assert "evaluations_failed" not in summary
 
 
 def test_a_run_with_keep_best_is_another_experiment_and_one_without_is_the_same_as_ever():
