@@ -62,9 +62,14 @@ class Speaker:
     compute: Compute
 
     @property
+    def plain(self) -> Any:
+        """The model without the adapter around it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
     def positions(self) -> int | None:
         """Tokens of prompt and answer together that the model has positions for, where it says."""
-        found = getattr(self.model.config, "max_position_embeddings", None)
+        found = getattr(self.plain.config.get_text_config(), "max_position_embeddings", None)
         return int(found) if found else None
 
 

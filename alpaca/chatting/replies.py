@@ -54,8 +54,10 @@ class Reply:
         self._speaker, self._sampling, self._draws, self._room = speaker, sampling, draws, room
         self._stop = tuple(mark for mark in (speaker.prompting.template.stop if stop is None else stop) if mark)
         self.made: list[int] = []
-        self._next = ids
-        self._cache = DynamicCache(config=speaker.model.config)
+        self._ids = self._next = ids
+        # A model that carries a state in place of a cache of keys and values reads everything again each time.
+        stateful = getattr(speaker.plain, "_is_stateful", False)
+        self._cache = None if stateful else DynamicCache(config=speaker.model.config)
 
     def step(self) -> str:
         """Make one more token; returns the text that became certain by it, often none.
@@ -65,7 +67,7 @@ class Reply:
         """
         token = self._token()
         self.made.append(token)
-        self._next = [token]
+        self._next = [token] if self._cache is not None else [*self._ids, *self.made]
         self.tokens += 1
         if token in self._speaker.ends:
             whole, self.ended = self._decoded(self.made[:-1]), STOP
@@ -87,7 +89,7 @@ class Reply:
                 logits = speaker.model(
                     input_ids=torch.tensor([self._next], device=speaker.compute.device),
                     past_key_values=self._cache,
-                    use_cache=True,
+                    use_cache=self._cache is not None,
                     logits_to_keep=1,
                 ).logits[:, -1]
         except torch.OutOfMemoryError:

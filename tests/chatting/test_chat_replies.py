@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from alpaca.chatting.opening import Speaker, open_speaker
 from alpaca.chatting.prompts import prompt_ids, question
 from alpaca.chatting.replies import Reply, _certain
 from alpaca.chatting.sampling import Sampling
-from alpaca.engines.wire import cut_at_stop, greedy_answers
+from alpaca.engines.wire import cut_at_stop
 from alpaca.errors import UserError
+from alpaca.evaluation import decoding
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
 
@@ -53,6 +55,17 @@ def said(speaker: Speaker, ids: list[int], **settings: float) -> tuple[str, Repl
     return shown, reply
 
 
+def evaluated(speaker: Speaker, prompts: list[list[int]]) -> list[str]:
+    """What evaluation writes for these prompts."""
+    given: tuple[Any, ...] = (speaker.model, speaker.tokenizer, [np.array(ids) for ids in prompts])
+    how: dict[str, Any] = {"compute": speaker.compute, "stop": speaker.prompting.template.stop, "world": World()}
+    if hasattr(decoding, "greedy_answers"):
+        return decoding.greedy_answers(*given, max_new_tokens=24, batch_size=1, **how)
+    keys = [str(ids) for ids in prompts]
+    made = decoding.answers(*given, decoding.Sampling(24), keys=keys, batch_size=1, **how)
+    return [one.text for one in made]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("which", ["full", "lora"])
 def test_greedy_answers_are_those_of_evaluation(which: str, precision: str, request: pytest.FixtureRequest):
@@ -61,16 +74,7 @@ def test_greedy_answers_are_those_of_evaluation(which: str, precision: str, requ
     uncut = [said(speaker, ids)[0] for ids in prompts]
     template = replace(speaker.prompting.template, stop=(uncut[0][20:23], "### Instruction:"))
     speaker = replace(speaker, prompting=replace(speaker.prompting, template=template))
-    expected = greedy_answers(
-        speaker.model,
-        speaker.tokenizer,
-        [np.array(ids) for ids in prompts],
-        compute=speaker.compute,
-        max_new_tokens=24,
-        batch_size=1,
-        stop=template.stop,
-        world=World(),
-    )
+    expected = evaluated(speaker, prompts)
     assert len(set(expected)) == len(expected)
     assert uncut[0].startswith(expected[0])
     assert 0 < len(expected[0]) < len(uncut[0])
