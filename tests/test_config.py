@@ -7,7 +7,6 @@ from commands import CHECKOUT
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from alpaca import cli, paths
 from alpaca.checks import check
@@ -33,7 +32,7 @@ def test_the_recursion_through_conf_sees_every_group():
     seen = {path.relative_to(CHECKOUT / "conf").parts[0] for path in GROUP_FILES}
     assert seen >= GROUPS
     assert len(GROUP_FILES) >= FEWEST_OPTIONS
-    assert len(SWEEP_FILES) >= 1
+    assert len(SWEEP_FILES) >= 14
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
@@ -44,17 +43,6 @@ def test_every_option_of_every_group_composes_into_a_config_that_passes_the_chec
     check(config)
     named = getattr(config, group, None)
     assert getattr(named, "name", path.stem) == path.stem
-
-
-@pytest.mark.parametrize("path", SWEEP_FILES, ids=lambda path: path.stem)
-def test_every_sweep_composes_and_each_of_its_values_passes_the_checks(path: Path):
-    config = composed(f"sweep={path.stem}")
-    assert config.name == path.stem
-    grid = OmegaConf.load(path).hydra.sweeper.params
-    assert grid, "a sweep without a grid answers no question"
-    for key, values in grid.items():
-        for value in str(values).split(","):
-            check(composed(f"sweep={path.stem}", f"{key}={value}"))
 
 
 @pytest.mark.parametrize(

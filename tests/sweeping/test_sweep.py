@@ -38,6 +38,7 @@ class Trial:
     statuses: dict[str, str]
     error: str
     wandb: list[Path]
+    dry: Outcome
     left: Outcome
     again: Outcome
 
@@ -82,6 +83,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
         {name: summary["status"] for name, summary in found.items()},
         found[BY_NAME[2]]["error"],
         sorted(folder.rglob("*.wandb")),
+        alpaca_run(folder, *GRID, "sweep.dry_run=true"),
         alpaca_run(folder, *GRID, "sweep.retry_failed=false", "tracker=disabled"),
         alpaca_command(folder, *GRID, "tracker=disabled"),
     )
@@ -107,7 +109,7 @@ def test_the_sweep_is_on_disk_with_the_folder_and_signature_of_every_job(trial: 
     assert [job["differs"] for job in found["jobs"]] == [["base"], [BY_NAME[1]], [BY_NAME[2]]]
     for job, name in zip(found["jobs"], BY_NAME, strict=True):
         assert job["folder"] == directory(trial.folder, name).name == f"{name}-{job['signature']}"
-        assert {"model=tiny", "tracker=offline"} < set(job["overrides"])
+        assert {"model=tiny", "name=trial"} < set(job["overrides"])
     assert not (place(trial.folder) / "multirun.yaml").exists()
 
 
@@ -115,6 +117,17 @@ def test_a_failed_run_is_left_alone_on_request_and_still_fails_the_sweep(trial: 
     assert trial.left.status == 1
     assert trial.left.out.count("finished already, skipped") == 2
     assert trial.left.out.count("failed before, left as it is (sweep.retry_failed=false)") == 1
+
+
+def test_a_dry_run_says_what_is_there_and_what_the_rest_costs(trial: Trial):
+    assert trial.dry.status == 0, trial.dry.err
+    assert [line.rsplit(" ", 1)[1] for line in trial.dry.out.splitlines() if line.startswith("  -> ")] == [
+        "finished", "finished", "failed",
+    ]  # fmt: skip
+    assert trial.dry.out.count("5 steps of 8 examples on 1 device, 1.0 micro-batches") == 1
+    assert trial.dry.out.count("300 steps of 8 examples") == 1
+    assert trial.dry.out.splitlines()[-1].startswith("1 run to do")
+    assert "\nmodel  tiny" not in trial.dry.out
 
 
 def test_the_same_command_runs_only_the_failed_one_and_goes_on_with_it(trial: Trial):
@@ -183,3 +196,39 @@ def test_the_report_is_an_artifact_of_a_wandb_run_beside_them(trial: Trial):
     (report,) = [run for run in logged(trial.wandb).values() if run.job_type == "report"]
     assert (report.group, report.ended, report.summary["finished"]) == ("trial", [0], 2)
     assert report.config["runs"][directory(trial.folder, BY_NAME[2]).name] == "failed"
+
+
+@pytest.mark.slow
+def test_a_job_that_is_refused_before_it_has_a_directory_is_a_failed_run_too(workplace: Path):
+    """Both jobs have one signature, sharing changes no result; and a CPU has nothing to offload from."""
+    outcome = alpaca_command(
+        workplace, "-m", *SMALL, "tracker=offline", "parallelism=single,fsdp_offload",
+        environment={"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert outcome.status == 1
+    found = {folder.name.split("-")[0]: json.loads((folder / "summary.json").read_text())
+             for folder in outcome.directories}  # fmt: skip
+    assert {name: summary["status"] for name, summary in found.items()} == {
+        "parallelism=single": "finished", "parallelism=fsdp_offload": "failed",
+    }  # fmt: skip
+    assert "there is no accelerator here" in found["parallelism=fsdp_offload"]["error"]
+    ended = {run.tags[4]: run.ended for run in logged(sorted(workplace.rglob("*.wandb"))).values() if run.tags}
+    assert ended == {"parallelism=single": [0], "parallelism=fsdp_offload": [1]}
+
+
+def test_a_job_that_can_never_run_is_named_and_none_at_all_is_a_mistake(workplace: Path):
+    outcome = alpaca_run(workplace, "-m", *SMALL, "train.seed=-1,-2")
+    assert outcome.status == 2
+    assert [line.partition(":")[2].partition(":")[0] for line in outcome.err.splitlines()[:2]] == [
+        " job 0 (train.seed=-1)", " job 1 (train.seed=-2)",
+    ]  # fmt: skip
+    one = alpaca_run(workplace, "-m", *SMALL, "adapter.rank=0", "train.seed=0,1")
+    assert (one.status, one.err.count("\n")) == (2, 1), "the same fault of all is told once"
+    assert not list(workplace.glob("outputs/sweeps/run/*"))
+
+
+@pytest.mark.parametrize("typed", ["sweep=[lora_rank,recipe]", "sweep=lora_rank,recipe"])
+def test_two_sweeps_at_once_are_refused(workplace: Path, typed: str):
+    outcome = alpaca_run(workplace, "-m", *SMALL, typed)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "one sweep at a time" in outcome.err
