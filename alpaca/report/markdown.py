@@ -30,16 +30,16 @@ def page(comparison: Comparison, pair: Pair | None = None) -> str:
             )
         ]
         heads = ("variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", "how")
-        parts += [f"## {metric}", _table(heads, lines)]
+        parts += [f"## {metric}", table(heads, lines)]
     if costs := rows.cost_columns(comparison):
         prices = [
             (each.label, *(rows.cost_text(name, rows.cost(each, name)) for name, _ in costs))
             for each in comparison.variants
             if each.finished
         ]
-        parts += ["## Cost", "Means over the finished runs.", _table(("variant", *(head for _, head in costs)), prices)]
+        parts += ["## Cost", "Means over the finished runs.", table(("variant", *(head for _, head in costs)), prices)]
     if bad := rows.troubles(comparison):
-        parts += ["## Runs without a result", _table(("run", "status", "why"), bad)]
+        parts += ["## Runs without a result", table(("run", "status", "why"), bad)]
     if comparison.notes:
         parts += ["## Notes", "\n".join(f"* {note}" for note in comparison.notes)]
     if pair is not None:
@@ -48,7 +48,7 @@ def page(comparison: Comparison, pair: Pair | None = None) -> str:
 
 
 def _pair(pair: Pair) -> list[str]:
-    settings = _table(("setting", pair.names[0], pair.names[1]), pair.settings)
+    settings = table(("setting", pair.names[0], pair.names[1]), pair.settings)
     parts = ["## Settings that differ", settings]
     for title, examples in (("gain", pair.gains), ("loss", pair.losses)):
         if examples:
@@ -62,12 +62,13 @@ def _pair(pair: Pair) -> list[str]:
             parts += [
                 f"### `{example.name}`",
                 f"Prompt: {_cell(_short(example.prompt))}\n\nReference: {_cell(_short(example.reference))}",
-                _table(heads, texts),
+                table(heads, texts),
             ]
     return parts
 
 
-def _table(heads: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; texts are escaped."""
     return "\n".join(
         ["| " + " | ".join(map(_cell, heads)) + " |", "|" + " --- |" * len(heads)]
         + ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
