@@ -5,6 +5,7 @@ weights never, and nothing is downloaded.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
             plan(config, to_json=options.json, mfu=options.mfu)
         except (UserError, RunFailed) as error:  # caught here: Hydra would print a line of its own before ours
             statuses.append(cli.fail(str(error), error.exit_status))
+        except BrokenPipeError:  # the reader has seen enough, as `| head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return cli.main(job, overrides) or max(statuses, default=0)
 
