@@ -24,7 +24,8 @@ from alpaca.planning.parameters import FULL, Parameters
 
 GIB = 2**30
 CHUNK = 1024  # positions whose logits exist at once, as in alpaca/training/loss.py
-QUERY_BLOCK = 128  # queries scored at once, as in alpaca/modeling/attention.py
+CPU_BLOCK = 64  # of these, positions whose logits a CPU has in fp32
+QUERY_BLOCK = 64  # queries scored at once, as in alpaca/modeling/segment_products.py
 BITS = {4: 0.5 + 4 / 64, 8: 1.0}  # bytes of a quantised weight; 4 bits with an fp32 scale for each 64
 DOUBLE_QUANTISED = 0.5 + 1 / 64 + 4 / (64 * 256)  # scales in 8 bits, with an fp32 scale for each 256 of those
 STATE_BYTES = {
@@ -235,9 +236,11 @@ def _reads(linear: Linear) -> str:
 
 
 def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> float:
-    """One chunk of logits in fp32 and in the compute precision, and the gradients that the loss keeps."""
+    """One chunk of logits in the compute precision, what of it is in fp32, and the gradients that the loss keeps."""
     compute = place.compute_bytes
-    chunk: float = min(CHUNK, max(1, batch.labels)) * shape.vocabulary * (4 + compute)
+    rows = min(CHUNK, max(1, batch.labels))
+    wide = 0 if compute == 4 else 4 * (rows if place.gpu else min(CPU_BLOCK, rows))
+    chunk: float = (rows * compute + wide) * shape.vocabulary
     kept = batch.labels * shape.hidden * _stream_bytes(config, place) * 2
     if config.adapter.kind == FULL:
         kept += shape.embedding * 4  # the gradient of the output projection
