@@ -46,7 +46,7 @@ def pair_of(comparison: Comparison) -> Pair | None:
         return None
     first, second = comparison.variants
     metric = next(
-        (name for name in comparison.metrics if _means(first, name) and _means(second, name)),
+        (name for name in comparison.metrics if mean_scores(first, name) and mean_scores(second, name)),
         comparison.metrics[0] if comparison.metrics else "",
     )
     examples = _examples(first, second, metric)
@@ -92,7 +92,7 @@ def _settings(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, 
     return [(key or "job", shown_value(first.get(key)), shown_value(second.get(key))) for key in keys]
 
 
-def _means(variant: Variant, metric: str) -> dict[str, float]:
+def mean_scores(variant: Variant, metric: str) -> dict[str, float]:
     """Mean score over seeds of each example that all seeds have."""
     scores = [run.scores[metric] for run in variant.finished if metric in run.scores]
     if not scores:
@@ -102,7 +102,7 @@ def _means(variant: Variant, metric: str) -> dict[str, float]:
 
 
 def _examples(first: Variant, second: Variant, metric: str) -> list[Example]:
-    old, new = _means(first, metric), _means(second, metric)
+    old, new = mean_scores(first, metric), mean_scores(second, metric)
     sign = -1.0 if lower_is_better(metric) else 1.0
     texts = [each.finished[0].texts for each in (first, second)]
     found = []
