@@ -7,6 +7,7 @@ no outside source. Without JavaScript all of it can be read.
 import hashlib
 import statistics
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -74,7 +75,9 @@ def _header(comparison: Comparison) -> str:
     if comparison.read:
         parts.append(f'<p class="soft">How to read it: {shown(comparison.read)}</p>')
     if found:
-        parts.append(f'<ul class="answer-lines">{"".join(map(_answer, found))}</ul>')
+        told = [name for name in comparison.metrics if _estimated(comparison, name)]
+        lines = "".join(_answer(comparison, metric, text) for metric, text in zip(told, found, strict=True))
+        parts.append(f'<ul class="answer-lines">{lines}</ul>')
     elif not comparison.metrics:
         parts.append("<p>There is nothing to compare: no metric that all finished runs have.</p>")
     else:
@@ -82,15 +85,23 @@ def _header(comparison: Comparison) -> str:
     return f"<header>\n{chr(10).join(parts)}\n</header>"
 
 
-def _answer(text: str) -> str:
+def _answer(comparison: Comparison, metric: str, text: str) -> str:
+    """The sentence; a long one behind its own summary."""
     if len(text) <= LONG:
         return f"<li>{shown(text)}</li>"
-    about = shown(text.partition(": ")[0])
-    return f"<li><details><summary>{about}: all variants in words</summary>{shown(text)}</details></li>"
+    found = _estimated(comparison, metric)
+    counts = Counter(each.verdict for each in found)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ICONS if counts[verdict])
+    about = f"{metric}, against {comparison.variants[0].label}: of {len(found)} variants {told}."
+    return f"<li><details><summary>{shown(about)}</summary>{shown(text)}</details></li>"
+
+
+def _estimated(comparison: Comparison, metric: str) -> list[Difference]:
+    return [each[metric] for each in comparison.differences[1:] if each[metric].estimate is not None]
 
 
 def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
-    whys = {each[metric].why for each in comparison.differences[1:] if each[metric].estimate is not None}
+    whys = {each.why for each in _estimated(comparison, metric)}
     one = len(whys) == 1
     heads = ["variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", *([] if one else ["how"])]
     lines = []
@@ -104,7 +115,7 @@ def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
                 shown(rows.mean_text(means.get(metric))),
                 shown(rows.difference_text(difference)),
                 _verdict(difference),
-                *([] if one else [shown(difference.why)]),
+                *([] if one else [f'<span class="soft">{shown(difference.why)}</span>']),
             ]
         )
     direction = "lower" if lower_is_better(metric) else "higher"
@@ -143,7 +154,11 @@ def _troubles(comparison: Comparison) -> str:
     if not found:
         return ""
     lines = [
-        [shown(what), f'<span class="verdict worse">{shown(status)}</span>', shown(clipped(why, REASON) or "–")]
+        [
+            shown(what),
+            f'<span class="verdict worse">✗ {shown(status)}</span>',
+            f'<span class="why">{shown(clipped(why, REASON) or "–")}</span>',
+        ]
         for what, status, why in found
     ]
     table = _table("They count in no mean and no difference.", ["run", "status", "why"], lines)
@@ -174,8 +189,9 @@ def _curves(comparison: Comparison) -> str:
             for (index, each), points in zip(chosen, curves(variants, metric), strict=True)
         ]
         drawn = drawings.curves(f"curve-{place}", metric, lines, "Mean over seeds; the band is lowest to highest seed.")
-        thinned = thinned or (bool(drawn) and is_thinned(variants, metric))
-        found.append(drawn)
+        if drawn:
+            thinned = thinned or is_thinned(variants, metric)
+            found.append(f"{drawn}<figcaption>{shown(metric)}</figcaption>")
     said = "The line is the mean over finished seeds, the band goes from the lowest to the highest."
     if thinned:
         said += f" Longer curves are averaged in {POINTS} equal stretches of steps."
