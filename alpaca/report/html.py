@@ -90,8 +90,8 @@ def _answer(comparison: Comparison, metric: str, text: str) -> str:
     if len(text) <= LONG:
         return f"<li>{shown(text)}</li>"
     found = _estimated(comparison, metric)
-    counts = Counter(each.verdict for each in found)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ICONS if counts[verdict])
+    counts = sorted(Counter(map(rows.verdict_text, found)).items())
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts)
     about = f"{metric}, against {comparison.variants[0].label}: of {len(found)} variants {told}."
     return f"<li><details><summary>{shown(about)}</summary>{shown(text)}</details></li>"
 
@@ -121,7 +121,7 @@ def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
     direction = "lower" if lower_is_better(metric) else "higher"
     how = f" Interval: {next(iter(whys))}." if one else ""
     caption = f"{direction.capitalize()} is better. Differences are to the baseline; sd is over seeds.{how}"
-    return _section(f"metric-{place}", metric, _table(caption, heads, lines, numeric=(1, 2, 3)))
+    return _section(f"metric-{place}", metric, _table(f"metric-{place}", caption, heads, lines, numeric=(1, 2, 3)))
 
 
 def _verdict(difference: Difference) -> str:
@@ -145,7 +145,7 @@ def _costs(comparison: Comparison) -> str:
         if each.finished
     ]
     heads = ["variant", *(head for _, head in columns)]
-    table = _table("Means over the finished runs.", heads, lines, numeric=range(1, len(heads)))
+    table = _table("cost", "Means over the finished runs.", heads, lines, numeric=range(1, len(heads)))
     return _section("cost", "Cost", table)
 
 
@@ -161,7 +161,7 @@ def _troubles(comparison: Comparison) -> str:
         ]
         for what, status, why in found
     ]
-    table = _table("They count in no mean and no difference.", ["run", "status", "why"], lines)
+    table = _table("troubles", "They count in no mean and no difference.", ["run", "status", "why"], lines)
     return _section("troubles", "Runs without a result", table)
 
 
@@ -261,7 +261,9 @@ def _section(name: str, title: str, content: str) -> str:
     return f'<section aria-labelledby="{name}"><h2 id="{name}">{shown(title)}</h2>\n{content}</section>'
 
 
-def _table(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
+def _table(
+    section: str, caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], numeric: Sequence[int] = ()
+) -> str:
     """Cells are HTML, heads and caption text; the first cell of a line is its head."""
     kinds = [' class="number"' if place in numeric else "" for place in range(len(heads))]
     head = "".join(f'<th scope="col"{kind}>{shown(text)}</th>' for text, kind in zip(heads, kinds, strict=True))
@@ -272,6 +274,6 @@ def _table(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], n
         for line in lines
     )
     return (
-        f'<p class="soft">{shown(caption)}</p><div class="wide" tabindex="0" role="region" aria-label="table">'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+        f'<p class="soft">{shown(caption)}</p><div class="wide" tabindex="0" role="region" aria-labelledby="{section}">'
+        f'<table aria-labelledby="{section}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
     )

@@ -195,3 +195,11 @@ def test_long_curves_are_averaged_and_a_step_that_one_seed_lacks_is_left_out() -
 def test_variants_have_letters() -> None:
     assert [mark(index) for index in (0, 25, 26, 27, 701, 702)] == ["A", "Z", "AA", "AB", "ZZ", "AAA"]
     assert shown("a\r\nb\tc <\u200f>") == "a\nb\tc &lt;\\x200f&gt;"
+
+
+def test_many_variants_are_counted_by_verdict_before_all_are_told() -> None:
+    comparison = sweep([run(variant, 0, examples=20, steps=20) for variant in range(12)])
+    found = Page(page(comparison))
+    assert "eval/loss, against adapter.rank=2: of 11 variants 11 better (these two runs only)." in found.words
+    assert "Of 12 variants the baseline and the 7 best are drawn." in found.words
+    assert all(answer in found.words for answer in rows.answers(comparison))
