@@ -80,9 +80,9 @@ def _controls(comparison: Comparison, metrics: Sequence[str]) -> str:
     )
     by_score = (
         f"""<label>Score <select id="metric">{scores}</select></label>
-<label>Order <select id="order"><option value="page">largest difference between any two</option>
-<option value="gain">largest gain of the second</option>
-<option value="loss">largest loss of the second</option></select></label>"""
+<label>Order <select id="order"><option value="page">largest difference</option>
+<option value="gain">gain of the second</option>
+<option value="loss">loss of the second</option></select></label>"""
         if metrics
         else ""
     )

@@ -143,6 +143,7 @@ def scatter(name: str, metric: str, cost: str, spots: Sequence[Spot], said: str)
         for a, b in spot.runs:
             if len(spot.runs) > 1 and math.isfinite(a) and math.isfinite(b):
                 parts.append(f'<circle class="run {colour}" cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="2.5"/>')
+    places: list[tuple[float, float]] = []
     for spot in spots:
         colour, a, b = f"v{spot.index % COLOURS}", x.at(spot.x), y.at(spot.y)
         title = f"<title>{shown(f'{spot.mark} {spot.label}')}</title>"
@@ -151,7 +152,8 @@ def scatter(name: str, metric: str, cost: str, spots: Sequence[Spot], said: str)
             if spot.index == 0
             else f'<circle class="spot {colour}" cx="{a:.1f}" cy="{b:.1f}" r="5.5">{title}</circle>'
         )
-        parts.append(f'<text class="mark" x="{a + 8:.1f}" y="{b - 5:.1f}">{spot.mark}</text>')
+        places.append(_free(a, b, places))
+        parts.append(f'<text class="mark" x="{places[-1][0]:.1f}" y="{places[-1][1]:.1f}">{spot.mark}</text>')
     return _svg(name, f"{metric} against {cost}", said, "".join(parts), HEIGHT)
 
 
@@ -215,6 +217,15 @@ def _apart(places: list[float]) -> list[float]:
         for after, before in pairwise(order[::-1]):
             found[before] = min(found[before], found[after] - LETTER)
     return found
+
+
+def _free(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Where the letter of the mark at (x, y) stands: the first corner that no other letter covers."""
+    corners = [(x + 8, y - 5), (x - 16, y - 5), (x + 8, y + 13), (x - 16, y + 13), (x - 4, y - 10), (x - 4, y + 18)]
+    return next(
+        (at for at in corners if all(abs(at[0] - a) >= LETTER or abs(at[1] - b) >= LETTER for a, b in taken)),
+        corners[0],
+    )
 
 
 def _short(label: str) -> str:

@@ -7,6 +7,7 @@ no outside source. Without JavaScript all of it can be read.
 import hashlib
 import statistics
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -74,7 +75,9 @@ def _header(comparison: Comparison) -> str:
     if comparison.read:
         parts.append(f'<p class="soft">How to read it: {shown(comparison.read)}</p>')
     if found:
-        parts.append(f'<ul class="answer-lines">{"".join(map(_answer, found))}</ul>')
+        told = [name for name in comparison.metrics if _estimated(comparison, name)]
+        lines = "".join(_answer(comparison, metric, text) for metric, text in zip(told, found, strict=True))
+        parts.append(f'<ul class="answer-lines">{lines}</ul>')
     elif not comparison.metrics:
         parts.append("<p>There is nothing to compare: no metric that all finished runs have.</p>")
     else:
@@ -82,15 +85,23 @@ def _header(comparison: Comparison) -> str:
     return f"<header>\n{chr(10).join(parts)}\n</header>"
 
 
-def _answer(text: str) -> str:
+def _answer(comparison: Comparison, metric: str, text: str) -> str:
+    """The sentence; a long one behind its own summary."""
     if len(text) <= LONG:
         return f"<li>{shown(text)}</li>"
-    about = shown(text.partition(": ")[0])
-    return f"<li><details><summary>{about}: all variants in words</summary>{shown(text)}</details></li>"
+    found = _estimated(comparison, metric)
+    counts = sorted(Counter(map(rows.verdict_text, found)).items())
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts)
+    about = f"{metric}, against {comparison.variants[0].label}: of {len(found)} variants {told}."
+    return f"<li><details><summary>{shown(about)}</summary>{shown(text)}</details></li>"
+
+
+def _estimated(comparison: Comparison, metric: str) -> list[Difference]:
+    return [each[metric] for each in comparison.differences[1:] if each[metric].estimate is not None]
 
 
 def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
-    whys = {each[metric].why for each in comparison.differences[1:] if each[metric].estimate is not None}
+    whys = {each.why for each in _estimated(comparison, metric)}
     one = len(whys) == 1
     heads = ["variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", *([] if one else ["how"])]
     lines = []
@@ -104,13 +115,13 @@ def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
                 shown(rows.mean_text(means.get(metric))),
                 shown(rows.difference_text(difference)),
                 _verdict(difference),
-                *([] if one else [shown(difference.why)]),
+                *([] if one else [f'<span class="soft">{shown(difference.why)}</span>']),
             ]
         )
     direction = "lower" if lower_is_better(metric) else "higher"
     how = f" Interval: {next(iter(whys))}." if one else ""
     caption = f"{direction.capitalize()} is better. Differences are to the baseline; sd is over seeds.{how}"
-    return _section(f"metric-{place}", metric, _table(caption, heads, lines, numeric=(1, 2, 3)))
+    return _section(f"metric-{place}", metric, _table(f"metric-{place}", caption, heads, lines, numeric=(1, 2, 3)))
 
 
 def _verdict(difference: Difference) -> str:
@@ -134,7 +145,7 @@ def _costs(comparison: Comparison) -> str:
         if each.finished
     ]
     heads = ["variant", *(head for _, head in columns)]
-    table = _table("Means over the finished runs.", heads, lines, numeric=range(1, len(heads)))
+    table = _table("cost", "Means over the finished runs.", heads, lines, numeric=range(1, len(heads)))
     return _section("cost", "Cost", table)
 
 
@@ -143,10 +154,14 @@ def _troubles(comparison: Comparison) -> str:
     if not found:
         return ""
     lines = [
-        [shown(what), f'<span class="verdict worse">{shown(status)}</span>', shown(clipped(why, REASON) or "–")]
+        [
+            shown(what),
+            f'<span class="verdict worse">✗ {shown(status)}</span>',
+            f'<span class="why">{shown(clipped(why, REASON) or "–")}</span>',
+        ]
         for what, status, why in found
     ]
-    table = _table("They count in no mean and no difference.", ["run", "status", "why"], lines)
+    table = _table("troubles", "They count in no mean and no difference.", ["run", "status", "why"], lines)
     return _section("troubles", "Runs without a result", table)
 
 
@@ -174,8 +189,9 @@ def _curves(comparison: Comparison) -> str:
             for (index, each), points in zip(chosen, curves(variants, metric), strict=True)
         ]
         drawn = drawings.curves(f"curve-{place}", metric, lines, "Mean over seeds; the band is lowest to highest seed.")
-        thinned = thinned or (bool(drawn) and is_thinned(variants, metric))
-        found.append(drawn)
+        if drawn:
+            thinned = thinned or is_thinned(variants, metric)
+            found.append(f"{drawn}<figcaption>{shown(metric)}</figcaption>")
     said = "The line is the mean over finished seeds, the band goes from the lowest to the highest."
     if thinned:
         said += f" Longer curves are averaged in {POINTS} equal stretches of steps."
@@ -245,7 +261,9 @@ def _section(name: str, title: str, content: str) -> str:
     return f'<section aria-labelledby="{name}"><h2 id="{name}">{shown(title)}</h2>\n{content}</section>'
 
 
-def _table(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
+def _table(
+    section: str, caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], numeric: Sequence[int] = ()
+) -> str:
     """Cells are HTML, heads and caption text; the first cell of a line is its head."""
     kinds = [' class="number"' if place in numeric else "" for place in range(len(heads))]
     head = "".join(f'<th scope="col"{kind}>{shown(text)}</th>' for text, kind in zip(heads, kinds, strict=True))
@@ -256,6 +274,6 @@ def _table(caption: str, heads: Sequence[str], lines: Sequence[Sequence[str]], n
         for line in lines
     )
     return (
-        f'<p class="soft">{shown(caption)}</p><div class="wide" tabindex="0" role="region" aria-label="table">'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+        f'<p class="soft">{shown(caption)}</p><div class="wide" tabindex="0" role="region" aria-labelledby="{section}">'
+        f'<table aria-labelledby="{section}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
     )
