@@ -5,7 +5,9 @@ weights never, and nothing is downloaded.
 """
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -17,7 +19,7 @@ from alpaca.errors import RunFailed, UserError
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 2 bad input, 130 interrupted."""
     options, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
-    cli.register_run_dir(lambda composed: ".")  # Hydra makes the folder of a run; a plan leaves nothing
+    cli.register_run_dir(lambda composed: Path())  # Hydra makes the folder of a run; a plan leaves nothing
     cli.refuse_multirun(
         "alpaca.plan looks at one configuration: leave out -m and sweep=, and give one value to each key"
     )
@@ -32,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
             plan(config, to_json=options.json, mfu=options.mfu)
         except (UserError, RunFailed) as error:  # caught here: Hydra would print a line of its own before ours
             statuses.append(cli.fail(str(error), error.exit_status))
+        except BrokenPipeError:  # the reader has seen enough, as `| head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return cli.main(job, overrides) or max(statuses, default=0)
 

@@ -13,6 +13,7 @@ a processor: operations of the plan's count a second and core.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -67,7 +68,6 @@ def measure(case: str, steps: int, overrides: list[str]) -> dict[str, Any]:
 
     prepare_host()
 
-
     from alpaca.modeling import attention
     from alpaca.planning.counts import of_examples
     from alpaca.planning.devices import here
@@ -93,7 +93,7 @@ def measure(case: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     compute, world, silent = choose(config.train.precision), World(), Terminal(silent=True)
     tokenizer = worker.load_tokenizer(config.model)
     prepared = worker.prepare(config, tokenizer, silent)
-    counts = of_examples(prepared.train, rows=prepared.facts["rows_in"], held_out=0, source="counted")
+    counts = of_examples(prepared.train)
     predicted = estimate(config, here(), counts=counts)
     on_gpu = compute.device.type == "cuda"
     held, before = (0.0, 0.0) if on_gpu else (_resident_gib(), peak_memory_gib(compute.device))
@@ -117,7 +117,7 @@ def measure(case: str, steps: int, overrides: list[str]) -> dict[str, Any]:
         lambda done: times.append(time.perf_counter()),
     )
     peak = peak_memory_gib(compute.device)
-    fastest = min(late - early for early, late in zip(times, times[1:], strict=False))
+    fastest = min(late - early for early, late in itertools.pairwise(times))
     parts = {name: round(size / 2**30, 3) for name, size in vars(predicted.memory).items()}
     made, measured = predicted.memory.model / 2**30, peak - held
     return {

@@ -59,6 +59,7 @@ class Shape:
         positions: rows of a learned table of positions, 0 without.
         final_rest: weights of the last norm.
         tied: the output projection is the embedding.
+        normed_heads: queries and keys have norms of their own.
         gated: the MLP is gated (two matrices in, one out).
         heads, key_value_heads: how many.
     """
@@ -75,8 +76,8 @@ class Shape:
     final_rest: int
     tied: bool
     gated: bool
+    normed_heads: bool = False
     positions: int = 0
-    dropout: float = 0.0
 
     @property
     def embedding(self) -> int:
@@ -189,6 +190,7 @@ def _llama(sizes: dict[str, Any], kind: str) -> Shape:
         final_rest=hidden,
         tied=bool(sizes.get("tie_word_embeddings", kind == "qwen2")),
         gated=True,
+        normed_heads=kind == "qwen3",
     )
 
 
@@ -213,5 +215,4 @@ def _opt(sizes: dict[str, Any]) -> Shape:
         tied=bool(sizes.get("tie_word_embeddings", True)),
         gated=False,
         positions=int(sizes["max_position_embeddings"]) + OPT_POSITIONS,
-        dropout=float(sizes.get("dropout", 0.1)),
     )

@@ -2,18 +2,21 @@
 
 import json
 import sys
+from dataclasses import replace
 
 from rich.console import Console
 
 from alpaca.config import Config
+from alpaca.data.encoding import Examples
 from alpaca.errors import UserError
-from alpaca.planning.counts import Counts
-from alpaca.planning.devices import here
+from alpaca.planning.counts import Counts, of_examples
+from alpaca.planning.devices import available_gib, here
 from alpaca.planning.estimate import Estimate, Planner, device_count, estimate
 from alpaca.planning.memory import GIB
 from alpaca.planning.plan import as_json, make_plan
-from alpaca.planning.terminal import PARTS, duration, render
-from alpaca.planning.variants import nearest
+from alpaca.planning.schedule import QUICK
+from alpaca.planning.terminal import PARTS, duration, money, render
+from alpaca.planning.variants import counts_here, nearest
 
 SURE = 1.15  # refused where it takes this many times the memory there is: predictions are within 15 %
 WIDTH = 160  # of a plan that goes into a file
@@ -44,23 +47,47 @@ def in_a_line(found: Estimate) -> str:
     sizes = {name: getattr(found.memory, part) / GIB for part, name in PARTS.items()}
     largest = sorted((name for name in sizes if sizes[name] >= 0.05), key=lambda name: -sizes[name])[:3]
     listed = ", ".join(f"{name} {sizes[name]:.1f}" for name in largest)
-    cost = f", ${found.dollars:,.2f}" if found.dollars is not None else ""
+    cost = "" if found.dollars is None else f", {money(found.dollars)}"
+    free = available_gib() if found.device.is_cpu else found.device.memory_gib
+    short = f", of which {free:.1f} are free now" if found.needed_gib > free else ""
     return (
-        f"about {found.needed_gib:.1f} of {found.device.memory_gib:.1f} GiB ({listed}); training "
+        f"about {found.needed_gib:.1f} of {found.device.memory_gib:.1f} GiB{short} ({listed}); training "
         f"{duration(found.hours)}{cost} ({found.device.assumption(found.precision)})"
     )
 
 
 def refuse_impossible(config: Config, counts: Counts | None = None) -> None:
     """Raise `UserError` where the run cannot fit on this machine's devices, unless `train.force=true`."""
-    if config.train.force:
-        return
     device = here()
     planner = Planner.of(config, counts)
-    found = planner.estimate(device, device_count(config, device))
-    if found.needed_gib <= SURE * device.memory_gib:
+    _refuse(planner, planner.estimate(device, device_count(config, device)))
+
+
+def at_the_start(config: Config, examples: Examples, *, devices: int, nodes: int) -> str | None:
+    """The line for a run whose rows are there; None for a model that cannot be planned.
+
+    Args:
+        devices, nodes: ranks of the run and the machines they are on.
+
+    Raises:
+        UserError: it cannot fit, and `train.force` is not set.
+    """
+    device = here()
+    spread = replace(config.parallelism, devices=devices // nodes, nodes=nodes)
+    try:
+        planner = Planner.of(replace(config, parallelism=spread), of_examples(examples))
+    except UserError:
+        return None  # of an architecture without formulas nothing is said
+    found = planner.estimate(device, devices, look_at=QUICK)
+    _refuse(planner, found)
+    return in_a_line(found)
+
+
+def _refuse(planner: Planner, found: Estimate) -> None:
+    config, device = planner.config, found.device
+    if config.train.force or found.needed_gib <= SURE * device.memory_gib:
         return
-    change = nearest(planner, device, tuple(range(1, (device.count or 1) + 1)))
+    change = nearest(planner, device, counts_here(planner.config, device))
     way_out = "nothing near it fits here, choose a smaller model"
     if change is not None:
         way_out = f"{' '.join(change.variant.overrides)} fits ({change.estimate.needed_gib:.1f} GiB)"

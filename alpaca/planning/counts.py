@@ -68,8 +68,8 @@ class Counts:
         return int(values.sum()) if self.exact else round(float(values.mean()) * self.examples)
 
 
-def of_examples(examples: Examples, *, rows: int, held_out: int, source: str) -> Counts:
-    """Counts of examples that are there."""
+def of_examples(examples: Examples, *, rows: int = 0, held_out: int = 0, source: str = "counted") -> Counts:
+    """Counts of examples that are there; `rows` and `held_out` where they are asked for."""
     return Counts(rows, len(examples), held_out, examples.lengths, examples.supervised, 0, True, source, examples)
 
 

@@ -16,8 +16,6 @@ from typing import Any
 import psutil
 import yaml
 
-from alpaca.config import ParallelismConfig
-
 LIST = Path(__file__).with_name("devices.yaml")
 CPU = "cpu"
 
@@ -31,6 +29,7 @@ class Device:
         memory_gib: what one has; of a CPU the machine's, which all of a run's processes share.
         peak_tflops, peak_fp32_tflops: 10^12 operations a second at most; of a CPU what a training step reached.
         mfu: share of the peak that a training step is assumed to reach; 1 for a CPU, whose rates are measured.
+        link: 10^9 bytes a second that each of several devices sends to the others; None for a CPU's processes.
         dollars_per_hour: list price of one; None where nobody has said, as for this machine.
         count: how many there are here; None for a device of the table.
         bf16: whether it computes in bf16.
@@ -42,6 +41,7 @@ class Device:
     peak_tflops: float
     peak_fp32_tflops: float
     mfu: float
+    link: float | None = None
     dollars_per_hour: float | None = None
     count: int | None = None
     bf16: bool = True
@@ -84,11 +84,18 @@ def find(device_name: str, mfu: float | None = None) -> Device | None:
     return None
 
 
-def parallel_efficiency(parallelism: ParallelismConfig) -> float:
-    """Share of its own speed that each of several devices keeps."""
-    shares = _table()["parallel"]
-    kind = "offload" if parallelism.offload else "replicate" if parallelism.sharding == "replicate" else "split"
-    return float(shares[kind])
+@dataclass(frozen=True)
+class Links:
+    """10^9 bytes a second between nodes, to the host's memory, and within it while it updates weights."""
+
+    network: float
+    bus: float
+    host_update: float
+
+
+def links() -> Links:
+    """What the table assumes."""
+    return Links(**{name: float(_table()[name]) for name in ("network", "bus", "host_update")})
 
 
 def price_list() -> str:
@@ -117,6 +124,7 @@ def _device(name: str, facts: dict[str, Any], mfu: float | None) -> Device:
         facts["peak_tflops"],
         facts["peak_fp32_tflops"],
         facts["mfu"] if mfu is None else mfu,
+        facts["link"],
         facts["dollars_per_hour"],
         bf16=facts.get("bf16", True),
         listed=facts.get("listed", True),
@@ -158,6 +166,11 @@ def _processor() -> Device:
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     slow, fast = (cores * rates[key] / 1e3 for key in ("gflops_fp32", "gflops_bf16"))
     return Device(CPU, _host_memory() / 2**30, fast if bf16 else slow, slow, 1.0, count=1, bf16=bf16)
+
+
+def available_gib() -> float:
+    """GiB of the host's memory that nothing uses now."""
+    return float(psutil.virtual_memory().available) / 2**30
 
 
 def _host_memory() -> float:

@@ -105,7 +105,7 @@ class Planner:
         plan = self._schedule(config, place.ranks, budget, look_at)
         batch = Batch(plan.largest, plan.largest_labels, plan.most_micro_batches > 1)
         work = operations(config, self.shape, counted, plan)
-        time = hours(config, work, device, devices, place.precision)
+        time = hours(config, self.shape, counted, plan, device, place)
         return Estimate(
             device,
             devices,

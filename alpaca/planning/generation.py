@@ -89,7 +89,7 @@ def generation_cost(generation: GenerationConfig) -> GenerationCost:
         prices="none known: give generation.price_prompt and generation.price_completion"
         if prices is None
         else prices.source,
-        assumptions=f"{kept:.0%} of the tasks kept, {length / new:,.0f} tokens each, {prompt:,.0f} in a request's prompt",
+        assumptions=f"{kept:.0%} of the tasks kept, {length / new:,.0f} tokens each, prompts of {prompt:,.0f}",
         model=filled.model or filled.engine,
     )
 

@@ -8,7 +8,8 @@ frozen in bf16; c = 2, or 4 in fp32):
   adapter reads it, c hidden each;
 * attention keeps query, key and value, c (query + 2 key_value), and the output projection its input, c query;
 * a gated MLP keeps gate and up, 2 c intermediate, and the down projection its input, c intermediate;
-* LoRA keeps c rank for each targeted matrix and, with dropout, the dropped input and its mask.
+* LoRA keeps c rank for each targeted matrix and, with dropout, the dropped input and its mask; DoRA what the base and
+  the update gave, 2 c outputs.
 
 With activation checkpointing a layer keeps its input alone and makes the rest again, one layer at a time.
 The two constants that no code says, memory lost between blocks and what the libraries take for themselves,
@@ -38,7 +39,13 @@ STATE_BYTES = {
 }
 PROCESS_CPU = 0.6 * GIB  # Python with torch, transformers and peft, before a model is loaded
 PROCESS_GPU = 0.9 * GIB  # CUDA context, kernels and cuBLAS's workspace
-FRAGMENTED = 0.05  # of activations and workspace, lost between blocks
+FRAGMENTED_GPU = 0.05  # of activations and temporaries, lost between blocks; assumed
+# A CPU's heap (glibc) keeps what was freed and cannot always use it again, since micro-batches differ in length. Fitted
+# to thirteen runs of the embedded model, docs/planning.md: so many fp32 embeddings that loading, the self-check and the
+# logits leave behind; and of the three outputs of LoRA's widest matrix, which lie between tensors that are kept, this
+# much in every layer, by what else is kept. Full fine-tuning leaves no such holes.
+HEAP_EMBEDDINGS = 4.3
+HEAP_HOLES = {"off": 1.23, "selective": 0.75, "on": 0.26}
 
 
 @dataclass(frozen=True)
@@ -116,21 +123,23 @@ def state_bytes(config: Config) -> float:
 
 def memory(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> Memory:
     """Bytes at the peak of a step."""
-    adapter, split = config.adapter, place.split_over
-    full = adapter.kind == FULL
-    stored = 4 if full else _frozen_bytes(config, place)
-    base = _base_bytes(config, shape, counted, stored)
-    weights = base + 4 * (counted.trained if not full else 0)
-    gradients = 4 * counted.trained
+    split = place.split_over
+    weights: float = weight_bytes(config, shape, counted, place)
+    gradients: float = 4 * counted.trained
     optimizer = state_bytes(config) * counted.trained
     kept = activations(config, shape, counted, place, batch)
     logits = _logits(config, shape, place, batch)
-    copies = _copies(config, shape, counted, place, stored)
+    copies = _copies(config, shape, counted, place)
+    if split > 1 and batch.several:  # whole gradients are kept until the step's last micro-batch has added its own
+        copies += gradients
+    if not batch.several:  # activations are freed while gradients are made: the smaller of both is there once
+        kept -= min(kept, gradients / split)
     making = _temporaries(config, shape, counted, place, batch)
+    lost = FRAGMENTED_GPU * (kept + making) if place.gpu else _lost_in_heap(config, shape, counted, place, batch)
     offloaded = config.parallelism.offload and split > 1
     if offloaded:
         weights = gradients = optimizer = 0
-    workspace = copies + making + FRAGMENTED * (kept + making)
+    workspace = copies + making + lost
     return Memory(
         weights=round(weights / split),
         gradients=round(gradients / split),
@@ -140,6 +149,16 @@ def memory(config: Config, shape: Shape, counted: Parameters, place: Placement, 
         workspace=round(workspace),
         process=round(PROCESS_GPU if place.gpu else PROCESS_CPU),
     )
+
+
+def weight_bytes(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
+    """Bytes of all weights as they are stored: trained ones in fp32, frozen ones as narrow as the settings say."""
+    stored = _stored_bytes(config, place)
+    return _base_bytes(config, shape, counted, stored) + 4 * (counted.total - counted.base)
+
+
+def _stored_bytes(config: Config, place: Placement) -> int:
+    return 4 if config.adapter.kind == FULL else _frozen_bytes(config, place)
 
 
 def _frozen_bytes(config: Config, place: Placement) -> int:
@@ -172,7 +191,7 @@ def activations(config: Config, shape: Shape, counted: Parameters, place: Placem
 
 def _stream_bytes(config: Config, place: Placement) -> int:
     """Bytes of a number in the residual stream."""
-    if config.adapter.kind == FULL or config.adapter.use_dora:
+    if config.adapter.kind == FULL:
         return 4
     return max(place.compute_bytes, _frozen_bytes(config, place))
 
@@ -180,38 +199,45 @@ def _stream_bytes(config: Config, place: Placement) -> int:
 def layer_bytes_per_token(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
     """Bytes that one decoder layer keeps for each token."""
     stream, compute = _stream_bytes(config, place), place.compute_bytes
-    kept = 2 * stream * shape.hidden + compute * (shape.query_size + 2 * shape.key_value_size)
-    kept += compute * (2 if shape.gated else 1) * shape.intermediate
+    kept: float = 2 * stream * shape.hidden + compute * (shape.query_size + 2 * shape.key_value_size)
+    kept += compute * (2 if shape.gated else 0) * shape.intermediate
+    if shape.normed_heads:
+        kept += compute * (shape.query_size + shape.key_value_size)
     if place.gpu:
         kept += compute * shape.query_size + 4 * shape.heads  # attention's output and its log-sum-exp
-    if config.adapter.kind == FULL:
-        return kept + compute * (2 * shape.hidden + shape.query_size + shape.intermediate)
-    return kept + _adapter_bytes_per_token(config, counted.targets, place)
+    if config.adapter.kind != FULL:
+        kept += _adapter_bytes_per_token(config, counted.targets, place)
+        if not shape.gated and not any(linear.role == "down" for linear in counted.targets):
+            kept += compute * shape.intermediate  # what the activation gave
+        return kept
+    if not shape.gated and stream > compute:  # norms that are not fused hand each reader a copy of its own
+        kept += compute * 2 * shape.hidden
+    return kept + compute * (2 * shape.hidden + shape.query_size + shape.intermediate)
 
 
 def _adapter_bytes_per_token(config: Config, targets: tuple[Linear, ...], place: Placement) -> float:
     adapter, compute = config.adapter, place.compute_bytes
-    kept = float(sum(compute * adapter.rank for _ in targets))
+    kept = float(compute * adapter.rank * len(targets))
     if adapter.dropout:  # a dropped input and a mask for each matrix; on a CPU the mask is as wide as the input
         mask = 1 if place.gpu else compute
         kept += sum((compute + mask) * linear.inputs for linear in targets)
+    elif adapter.use_dora and compute < 4:  # each matrix casts its own input
+        kept += sum(compute * linear.inputs for linear in targets)
     else:  # one input for all matrices that read it
         kept += compute * sum({_reads(linear): linear.inputs for linear in targets}.values())
-    if adapter.use_dora:  # what the base and the update gave, and outputs in fp32
-        kept += sum((2 * compute + 4) * linear.outputs for linear in targets)
+    if adapter.use_dora:  # what the base and the update gave, for the gradient of the magnitudes
+        kept += sum(2 * compute * linear.outputs for linear in targets)
     return kept
 
 
 def _reads(linear: Linear) -> str:
-    return {"query": "norm", "key": "norm", "value": "norm", "gate": "second norm", "up": "second norm"}.get(
-        linear.role, linear.role
-    )
+    return {"query": "norm", "key": "norm", "value": "norm", "gate": "up"}.get(linear.role, linear.role)
 
 
 def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> float:
     """One chunk of logits in fp32 and in the compute precision, and the gradients that the loss keeps."""
-    rows, compute = min(CHUNK, max(1, batch.labels)), place.compute_bytes
-    chunk = rows * shape.vocabulary * (4 + (compute if compute < 4 else 4))
+    compute = place.compute_bytes
+    chunk: float = min(CHUNK, max(1, batch.labels)) * shape.vocabulary * (4 + compute)
     kept = batch.labels * shape.hidden * _stream_bytes(config, place) * 2
     if config.adapter.kind == FULL:
         kept += shape.embedding * 4  # the gradient of the output projection
@@ -219,9 +245,19 @@ def _logits(config: Config, shape: Shape, place: Placement, batch: Batch) -> flo
     return chunk + kept
 
 
-def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement, stored: int) -> float:
+def _lost_in_heap(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> float:
+    """What a CPU's heap holds beside what is in use; the constants are measured."""
+    left = HEAP_EMBEDDINGS * 4 * shape.embedding
+    if config.adapter.kind == FULL or not counted.targets:
+        return left
+    widest = max(linear.outputs for linear in counted.targets)
+    each = 3 * place.compute_bytes * widest * batch.tokens
+    return left + HEAP_HOLES[config.train.activation_checkpointing] * shape.layers * each
+
+
+def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
     """Weights that exist a second time: in the compute precision under autocast, and gathered ones of a split model."""
-    compute = place.compute_bytes
+    compute, stored = place.compute_bytes, _stored_bytes(config, place)
     full = config.adapter.kind == FULL
     copies = 0.0
     if stored > compute:

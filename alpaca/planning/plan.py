@@ -10,7 +10,7 @@ from alpaca.planning.estimate import Estimate, Planner, device_count
 from alpaca.planning.generation import GenerationCost, generation_cost
 from alpaca.planning.memory import GIB
 from alpaca.planning.schedule import QUICK
-from alpaca.planning.variants import Choice, cheapest, nearest, over, wanted_counts
+from alpaca.planning.variants import Choice, cheapest, counts_here, nearest, over, wanted_counts
 from alpaca.signature import GENERATED
 
 
@@ -61,7 +61,7 @@ def make_plan(config: Config, mfu: float | None = None) -> Plan:
     listed = [found for found in known_devices(mfu) if found.listed]
     change = None
     if not mine.fits:
-        change = nearest(planner, device, tuple(range(1, (device.count or 1) + 1)))
+        change = nearest(planner, device, counts_here(planner.config, device))
     rows = [_row(planner, found) for found in listed]
     same = cheapest(planner, listed, same_numbers=True)
     other = cheapest(planner, listed, same_numbers=False)

@@ -14,6 +14,7 @@ from alpaca.planning.memory import GIB
 from alpaca.planning.plan import Plan, Row
 from alpaca.planning.variants import Choice
 
+SMALL_MODEL = 10**9
 PARTS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -82,10 +83,7 @@ def _original(plan: Plan) -> str:
     if train.max_steps is not None or steps.original_steps == steps.steps:
         return ""
     each = plan.counts.examples // train.global_batch_size
-    return (
-        f" (the original's loop takes {steps.original_steps:,}: whole batches of each epoch, {each:,} of them, and leaves "
-        "the rest of an epoch out)"
-    )
+    return f" (the original's loop: {steps.original_steps:,}, {each:,} whole batches of each epoch, its rest left out)"
 
 
 def _memory(plan: Plan) -> Table:
@@ -139,13 +137,7 @@ def _devices(plan: Plan) -> Table:
 def _cell(found: Estimate) -> Text:
     if not found.fits:
         return Text(f"needs {found.needed_gib:.0f} GiB", style="red")
-    cost = (
-        ""
-        if found.dollars is None
-        else f", ${found.dollars:,.2f}"
-        if found.dollars < 100
-        else f", ${found.dollars:,.0f}"
-    )
+    cost = "" if found.dollars is None else f", {money(found.dollars)}"
     return Text(f"{found.needed_gib:.0f} GiB, {duration(found.hours, short=True)}{cost}")
 
 
@@ -166,6 +158,8 @@ def _notes(plan: Plan) -> Text:
         f"Speed is assumed: {shares[0]} to {shares[-1]} of the peak by device, --mfu sets another; training alone, "
         "without scoring and saving. Memory: see docs/planning.md for how far it is off."
     )
+    if plan.here.parameters.base < SMALL_MODEL:
+        lines.append("A model this small keeps no GPU busy: on GPUs expect several times these hours.")
     lines.append(f"Prices: {price_list()}.")
     return Text("\n".join(["", *lines]), style="dim")
 
@@ -185,7 +179,7 @@ def _cheapest(plan: Plan) -> Table:
 def _offer(choice: Choice) -> str:
     found = choice.estimate
     return (
-        f"{found.devices} x {found.device.name}: {duration(found.hours)}, ${found.dollars or 0:,.2f}, "
+        f"{found.devices} x {found.device.name}: {duration(found.hours)}, {money(found.dollars or 0)}, "
         f"{found.needed_gib:.0f} GiB each; {_typed(choice)}"
     )
 
@@ -198,7 +192,7 @@ def _typed(choice: Choice) -> str:
 def _generation(plan: Plan) -> str:
     cost = plan.generation
     assert cost is not None
-    price = "no price" if cost.dollars is None else f"${cost.dollars:,.2f}"
+    price = "no price" if cost.dollars is None else money(cost.dollars)
     return (
         f"{cost.target:,} tasks from {cost.model}: about {cost.requests:,} requests, {cost.prompt_tokens:,} prompt and "
         f"{cost.completion_tokens:,} completion tokens, {price} ({cost.prices}). Assumed: {cost.assumptions}."
@@ -212,6 +206,13 @@ def where(found: Estimate) -> str:
     if found.device.is_cpu:
         return f"{name}, {each} processes" if each > 1 else name
     return f"{found.devices} x {name}" if found.devices > 1 else name
+
+
+def money(dollars: float) -> str:
+    """Dollars, to the cent below a hundred."""
+    if 0 < dollars < 0.01:
+        return "<$0.01"
+    return f"${dollars:,.2f}" if dollars < 100 else f"${dollars:,.0f}"
 
 
 def duration(hours: float, *, short: bool = False) -> str:

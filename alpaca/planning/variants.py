@@ -4,6 +4,7 @@ The first three change no number of the run; an adapter is another experiment an
 ordered by how much they change: what the user typed is kept as long as something fits with it.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ class Choice:
 
 
 def over(config: Config, devices: int) -> Config:
-    """The same run on `devices`: one holds everything, several split or copy as `parallelism` says (copies for single)."""
+    """The same run on `devices`: one holds everything, several as `parallelism` says, for single copies (ddp)."""
     parallelism = config.parallelism
     if devices == 1:
         return replace(config, parallelism=_parallelism("single"))
@@ -70,6 +71,12 @@ def wanted_counts(config: Config) -> tuple[int, ...]:
     if parallelism.nodes > 1:
         return tuple(count * parallelism.nodes for count in COUNTS)
     return COUNTS
+
+
+def counts_here(config: Config, device: Device) -> tuple[int, ...]:
+    """Numbers of devices that a run on this machine, or on as many like it as `parallelism.nodes` says, can have."""
+    nodes = config.parallelism.nodes
+    return tuple(nodes * each for each in range(1, (device.count or 1) + 1))
 
 
 def variants(config: Config, counts: tuple[int, ...]) -> list[Variant]:
@@ -167,11 +174,15 @@ def _adapters(config: Config) -> Iterator[tuple[AdapterConfig, int]]:
         yield _adapter(name), 100 * place
 
 
+@functools.cache
 def _adapter(name: str) -> AdapterConfig:
+    """The section of adapter=NAME; one object for all, so nobody may change it."""
     return _section(AdapterConfig, paths.conf_dir() / "adapter" / f"{name}.yaml")
 
 
+@functools.cache
 def _parallelism(name: str) -> ParallelismConfig:
+    """The section of parallelism=NAME; likewise."""
     return _section(ParallelismConfig, paths.conf_dir() / "parallelism" / f"{name}.yaml")
 
 

@@ -31,6 +31,7 @@ from alpaca.modeling.fused import fuse_layers
 from alpaca.modeling.layers import checkpoint_activations, compile_layers
 from alpaca.modeling.quantised import quantisation
 from alpaca.modeling.tokenizer import template_for, text_encoder
+from alpaca.planning.command import at_the_start
 from alpaca.signature import variant_of
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json, write_text
 from alpaca.tracking.terminal import Terminal
@@ -92,6 +93,9 @@ def run(
         tokenizer = load_tokenizer(config.model)
         prepared = prepare(config, tokenizer, terminal)
         directory.write_json("data.json", prepared.facts)
+        needs = at_the_start(config, prepared.train, devices=world.size, nodes=world.size // world.local_size)
+        if needs is not None:
+            terminal.print(f"[bold]needs[/]  {escape(needs)}")
         if world.is_main:
             world.barrier()
         with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
