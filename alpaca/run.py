@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             jobs.finish()
         except KeyboardInterrupt:
-            return cli.fail("interrupted", cli.INTERRUPTED)
+            return ended or cli.fail("interrupted", cli.INTERRUPTED)
     if ended:
         return ended
     failures = jobs.ended + refused
