@@ -54,10 +54,10 @@ def section(found: Found) -> str:
     parts = [f"## {found.title}"]
     if found.question:
         parts.append(found.question)
-    parts.append("; ".join(sorted({_machine(run) for run in found.runs if run.place})))
+    parts.append("; ".join(sorted({_machine(run) for run in found.runs if run.device})))
     heads = ["variant", "runs", *comparison.metrics, *(head for _, head in rows.cost_columns(comparison)), "result"]
     parts.append(table(heads, [_row(comparison, index) for index in range(len(comparison.variants))]))
-    commands = [command for run in found.runs if run.place and (command := _command(run))]
+    commands = [command for run in found.runs if run.device and (command := _command(run))]
     others = f"\n\nThe other {len(commands) - 1} runs differ as the table says." if len(commands) > 1 else ""
     parts.append(f"    {commands[0]}{others}" if commands else "")
     return "\n\n".join(parts)

@@ -91,7 +91,7 @@ class SegmentAttention(torch.autograd.Function):
         )
 
 
-@functools.lru_cache(maxsize=8)  # every layer of a micro-batch asks for the same
+@functools.lru_cache(maxsize=2)  # every layer of a micro-batch asks for the same
 def groups(segments: Segments, device: torch.device) -> tuple[Group, ...]:
     """All blocks of a flat sequence, those of like shape together."""
     blocks = sorted(_blocks(segments), key=lambda block: (len(block[1]), len(block[0])))

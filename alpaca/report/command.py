@@ -63,10 +63,7 @@ def write_report(folder: Path, *, say: Callable[[str], None]) -> None:
     try:
         comparison = compare(found)
     except UserError as error:
-        rest = Found(
-            [replace(run, metrics={}, scores={}) for run in found.runs if run.status != "finished"], found.title
-        )
-        comparison = replace(compare(rest), question=found.question, notes=(f"No comparison: {error}",))
+        comparison = replace(compare(found, only_costs=True), notes=(f"No comparison of scores: {error}",))
     text = io.StringIO()
     terminal.show(comparison, Console(file=text, width=min(WIDTH, shutil.get_terminal_size().columns), highlight=False))
     say(text.getvalue().rstrip())

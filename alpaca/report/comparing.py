@@ -14,30 +14,37 @@ from alpaca.report.records import (
     Difference,
     Run,
     Variant,
+    is_neutral,
     lower_is_better,
 )
 
-DEFAULT_METRICS = ("eval/loss", "eval/rougeL", "eval/judge/win_rate")
+DEFAULT_METRICS = ("eval/loss", "eval/rougeL", "eval/generate/rougeL", "eval/judge/win_rate")
 BITS = "eval/bits_per_byte"
 TOKEN_METRICS = ("eval/loss", "eval/perplexity")  # mean nothing across tokenizers
 OTHER_PROMPTS = ("template.", "data_source.")
 
 
 def compare(
-    found: Found, *, baseline: str | None = None, metrics: Sequence[str] = (), force: bool = False
+    found: Found,
+    *,
+    baseline: str | None = None,
+    metrics: Sequence[str] = (),
+    force: bool = False,
+    only_costs: bool = False,
 ) -> Comparison:
-    """The comparison of all runs of `found`.
+    """The comparison of all runs of `found`; with `only_costs` what they took, whatever they were scored on.
 
     Raises:
         UserError: no common metric, runs scored on different examples, a baseline that is none.
     """
     notes: list[str] = []
-    whole = finished(found.runs)
-    chosen = _metrics(whole, metrics, notes)
-    runs = _on_common_examples(found.runs, chosen, force, notes)
-    first = next((new for old, new in zip(found.runs, runs, strict=True) if old is found.first), None)
-    groups = grouping.group(runs)
-    base = grouping.choose_baseline(groups, baseline, first)
+    groups = [_one_a_seed(each, notes) for each in grouping.group(found.runs)]
+    base = grouping.choose_baseline(groups, baseline, found.first)
+    if baseline is None and found.first is not None and not any(run is found.first for run in groups[base].runs):
+        notes.append(f"The first variant has no result, so {groups[base].label} is the baseline.")
+    runs = [run for each in groups for run in each.runs]
+    chosen = [] if only_costs else _metrics(finished(runs), groups[base], metrics, notes)
+    groups = _on_common_examples(groups, base, chosen, force, notes)
     others = [each for index, each in enumerate(groups) if index != base]
     if chosen:
         others.sort(key=lambda each: _rank(each, chosen[0]))
@@ -60,11 +67,23 @@ def compare(
     )
 
 
-def _metrics(runs: list[Run], wanted: Sequence[str], notes: list[str]) -> list[str]:
-    """The metrics to compare, those that every finished run has.
+def _one_a_seed(variant: Variant, notes: list[str]) -> Variant:
+    """The variant with the last finished run of each seed: a seed that ran twice is no second seed."""
+    kept: dict[object, Run] = {}
+    for place, run in enumerate(variant.runs):
+        key = place if run.seed is None else f"seed {run.seed}"
+        if key not in kept or run.status == "finished" or kept[key].status != "finished":
+            kept[key] = run
+    if (doubled := len(variant.runs) - len(kept)) > 0:
+        notes.append(f"{variant.label}: {doubled} runs of a seed that ran again are left out, the last one counts.")
+    return replace(variant, runs=tuple(kept.values()))
+
+
+def _metrics(runs: list[Run], baseline: Variant, wanted: Sequence[str], notes: list[str]) -> list[str]:
+    """The metrics to compare: the wanted ones, else those of the usual ones that most runs have.
 
     Raises:
-        UserError: there is none, or a wanted one is missing.
+        UserError: there is none, or the baseline lacks a wanted one.
     """
     if not runs:
         notes.append("No run is finished, so there is nothing to compare yet.")
@@ -72,75 +91,94 @@ def _metrics(runs: list[Run], wanted: Sequence[str], notes: list[str]) -> list[s
     common = set.intersection(*(set(run.metrics) for run in runs))
     known = ", ".join(sorted(name for name in common if name.startswith("eval/"))) or "none"
     for name in wanted:
-        if name not in common:
-            lacking = next(run.name for run in runs if name not in run.metrics)
-            raise UserError(f"--metric {name}: {lacking} has no such metric; all runs have: {known}")
-    chosen = list(wanted) or [name for name in DEFAULT_METRICS if name in common]
-    if len({run.tokenizer for run in runs}) > 1 and not wanted and "eval/loss" in chosen and BITS in common:
+        lacking = next((run for run in baseline.finished if name not in run.metrics), None)
+        if lacking is not None:
+            raise UserError(f"--metric {name}: {lacking.name} has no such metric; all runs have: {known}")
+    if not wanted and not any(name.startswith("eval/") for run in runs for name in run.metrics):
+        notes.append("No run was evaluated: the costs are all there is to compare.")
+        return []
+    most = {name for run in runs for name in run.metrics if 2 * sum(name in each.metrics for each in runs) > len(runs)}
+    chosen = list(wanted) or [name for name in DEFAULT_METRICS if name in most]
+    if not wanted and len({run.tokenizer for run in runs}) > 1 and "eval/loss" in chosen and BITS in most:
         chosen[chosen.index("eval/loss")] = BITS
         notes.append("The models differ, and losses per token of two tokenizers cannot be compared: bits per byte are.")
     if not chosen:
-        chosen = sorted(name for name in common if name.startswith("eval/"))[:1]
+        chosen = sorted(name for name in common if name.startswith("eval/") and not is_neutral(name))[:1]
     if not chosen:
         raise UserError(
             "these runs have no metric in common: score them alike, python -m alpaca.evaluate RUN evaluation=quick"
         )
+    for name in chosen:
+        if lacking_it := [run.name for run in runs if name not in run.metrics]:
+            notes.append(f"{name}: {len(lacking_it)} finished runs have none, such as {lacking_it[0]}.")
     return chosen
 
 
-def _on_common_examples(runs: list[Run], metrics: list[str], force: bool, notes: list[str]) -> list[Run]:
-    """The same runs with the scores of the examples that all have.
+def _on_common_examples(
+    groups: list[Variant], base: int, metrics: list[str], force: bool, notes: list[str]
+) -> list[Variant]:
+    """The same variants with the scores of the examples that all have; one that has none of them loses the metric.
 
     Raises:
         UserError: they were scored on different examples, and neither data nor template explains it.
     """
-    whole = finished(runs)
-    kept: dict[str, set[str]] = {}
     for metric in metrics:
-        sets = [set(run.scores[metric]) for run in whole if metric in run.scores]
-        if not sets or len(sets) < len(whole):
+        scored = [run for each in groups for run in each.finished if metric in run.scores]
+        if len(scored) < len([run for each in groups for run in each.finished if metric in run.metrics]):
+            continue  # final values alone
+        sets = {id(run): _examples(run, metric, scored) for run in scored}
+        reference = set.intersection(*(sets[id(run)] for run in groups[base].finished if metric in run.scores))
+        apart = [run for run in scored if not reference & sets[id(run)]]
+        inside = [sets[id(run)] for run in scored if all(run is not other for other in apart)]
+        common = set.intersection(*inside) if inside else set()
+        if apart and (not common or all(run in groups[base].runs or run in apart for run in scored)):
+            raise UserError(
+                f"{metric}: these runs were scored on different examples, with none in common; score them on one set, "
+                "python -m alpaca.evaluate RUN evaluation=generate evaluation.generate.instructions=SET"
+            )
+        most = max(map(len, sets.values()), default=0)
+        if not apart and all(len(each) == len(common) for each in sets.values()):
             continue
-        common, most = set.intersection(*sets), max(map(len, sets))
-        if all(len(each) == len(common) for each in sets):
-            continue
-        explained = any(
-            run.settings.get(key) != whole[0].settings.get(key)
-            for run in whole[1:]
+        settings = scored[0].settings
+        explained = metric.startswith("eval/judge/") or any(  # a judge may leave a pair without a verdict
+            run.settings.get(key) != settings.get(key)
+            for run in scored
             for key in run.settings
             if key.startswith(OTHER_PROMPTS)
         )
-        if not common:
-            raise UserError(
-                f"{metric}: these runs were scored on different examples, with none in common; score them on one set, "
-                "python -m alpaca.evaluate RUN evaluation=generate evaluation.generate.set=SET"
-            )
         if not explained and not force:
             raise UserError(
                 f"{metric}: these runs were scored on different examples ({len(common)} of up to {most} are common); "
                 "score them alike, or compare on the common ones with --force"
             )
         notes.append(f"{metric}: compared on the {len(common)} examples that all runs have, of up to {most}.")
-        kept[metric] = common
-    if not kept:
-        return runs
-    return [
-        replace(
-            run,
-            scores={
-                metric: {name: value for name, value in each.items() if metric not in kept or name in kept[metric]}
-                for metric, each in run.scores.items()
-            },
-            metrics={
-                **run.metrics,
-                **{
-                    metric: _mean_over(run, metric, sorted(common))
-                    for metric, common in kept.items()
-                    if run.status == "finished"
-                },
-            },
-        )
-        for run in runs
-    ]
+        names = {name for name, _ in common}
+        groups = [
+            replace(
+                each,
+                runs=tuple(_restricted(run, metric, names, any(run is other for other in apart)) for run in each.runs),
+            )
+            for each in groups
+        ]
+    return groups
+
+
+def _examples(run: Run, metric: str, others: list[Run]) -> set[tuple[str, float | None]]:
+    """Ids of the run's examples, where tokenizers agree with their tokens: a truncated answer is another example."""
+    alike = len({each.tokenizer for each in others}) == 1
+    weights = run.weights.get(metric, {}) if alike else {}
+    return {(name, weights.get(name)) for name in run.scores[metric]}
+
+
+def _restricted(run: Run, metric: str, names: set[str], apart: bool) -> Run:
+    """The run with the metric over some of its examples, or without it."""
+    if run.status != "finished" or metric not in run.scores:
+        return run
+    if apart:
+        return replace(run, metrics={key: value for key, value in run.metrics.items() if key != metric})
+    scores = {name: value for name, value in run.scores[metric].items() if name in names}
+    restricted = replace(run, scores={**run.scores, metric: scores})
+    return replace(restricted, metrics={**run.metrics, metric: _mean_over(restricted, metric, sorted(scores))})
 
 
 def _mean_over(run: Run, metric: str, names: list[str]) -> float:
@@ -154,16 +192,24 @@ def _differences(ordered: list[Variant], metric: str) -> list[Difference]:
     from alpaca.report.verdicts import compare_metric
 
     base, others = ordered[0], ordered[1:]
-    able = [each for each in others if _mean(each, metric) is not None] if _mean(base, metric) is not None else []
+    able = [each for each in others if _mean(each, metric) is not None and not _other_tokenizer(base, each, metric)]
+    able = able if _mean(base, metric) is not None else []
     computed = iter(compare_metric(base, able, metric) if able else [])
     found = [Difference(None, None, None, BASELINE, "what the others are compared with")]
     for each in others:
         if any(each is one for one in able):
             found.append(next(computed))
         else:
-            why = "no finished run" if not each.finished else f"no {metric}"
+            why = "no finished run" if not each.finished else f"no {metric} on the baseline's examples"
+            if each.finished and _other_tokenizer(base, each, metric):
+                why = f"another model, whose tokens are not the baseline's; compare {BITS}"
             found.append(Difference(None, None, None, NOT_COMPARABLE, why))
     return found
+
+
+def _other_tokenizer(base: Variant, other: Variant, metric: str) -> bool:
+    tokenizers = {run.tokenizer for each in (base, other) for run in each.finished}
+    return metric in TOKEN_METRICS and len(tokenizers) > 1
 
 
 def _mean(variant: Variant, metric: str) -> tuple[float, float | None, int] | None:

@@ -6,15 +6,16 @@ from alpaca.report import rows
 from alpaca.report.pair import Pair
 from alpaca.report.records import Comparison
 
+MARKUP = "\\|`*["
 LONGEST = 400  # characters of a text that are shown
 
 
 def page(comparison: Comparison, pair: Pair | None = None) -> str:
     """The whole page."""
-    parts = [f"# {comparison.title}"]
-    parts += [text for text in (comparison.question, comparison.read) if text]
+    parts = [f"# {_cell(comparison.title)}"]
+    parts += [_cell(text) for text in (comparison.question, comparison.read) if text]
     if found := rows.answers(comparison):
-        parts.append("\n".join(f"* {answer}" for answer in found))
+        parts.append("\n".join(f"* {_cell(answer)}" for answer in found))
     for metric in comparison.metrics:
         lines = [
             (
@@ -30,7 +31,7 @@ def page(comparison: Comparison, pair: Pair | None = None) -> str:
             )
         ]
         heads = ("variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", "how")
-        parts += [f"## {metric}", table(heads, lines)]
+        parts += [f"## {_cell(metric)}", table(heads, lines)]
     if costs := rows.cost_columns(comparison):
         prices = [
             (each.label, *(rows.cost_text(name, rows.cost(each, name)) for name, _ in costs))
@@ -41,7 +42,7 @@ def page(comparison: Comparison, pair: Pair | None = None) -> str:
     if bad := rows.troubles(comparison):
         parts += ["## Runs without a result", table(("run", "status", "why"), bad)]
     if comparison.notes:
-        parts += ["## Notes", "\n".join(f"* {note}" for note in comparison.notes)]
+        parts += ["## Notes", "\n".join(f"* {_cell(note)}" for note in comparison.notes)]
     if pair is not None:
         parts += _pair(pair)
     return "\n\n".join(parts) + "\n"
@@ -77,10 +78,8 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays in its cell and is no markup: model output may hold anything."""
-    plain = " ".join(str(text).split())
-    for mark, written in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`"), ("*", "\\*"), ("[", "\\[")):
-        plain = plain.replace(mark, written)
-    return plain
+    plain = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{character}" if character in MARKUP else character for character in plain)
 
 
 def _short(text: str | None) -> str:

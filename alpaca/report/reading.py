@@ -11,6 +11,9 @@ import yaml
 
 from alpaca.errors import UserError
 from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, MISSING, Run
+from alpaca.report.variants import compared
+from alpaca.report.wording import visible
+from alpaca.signature import variant_of
 from alpaca.sweeping import record
 from alpaca.tracking.run_directory import read_json
 
@@ -20,6 +23,11 @@ COSTS = {
     "tokens_per_s": "perf/logical_tokens_per_s",
     "peak_memory_gib": "perf/peak_memory_gib",
     "trained_parameters": "trained_parameters",
+}
+ALIASES = {  # what an evaluation calls the score of an example, the metric that is its mean, and what it counts times
+    "win": ("win_rate", 100.0),
+    "stopped": ("stop_rate", 1.0),
+    "refused": ("refusal_rate", 1.0),
 }
 PREDICTIONS, QUICK = "predictions", "eval/"
 BITS = "eval/bits_per_byte"
@@ -79,7 +87,7 @@ def read_run(folder: Path) -> Run:
     summary, environment = read_json(folder / "summary.json"), read_json(folder / "env.json")
     settings = _settings(folder)
     seed = settings.pop("train.seed", None)
-    hashed = {key: value for key, value in environment.get("settings", {}).items() if key != "train.seed"}
+    hashed = environment.get("settings")
     scores, weights, texts = scores_in(folder)
     metrics = {
         name: float(value)
@@ -93,7 +101,7 @@ def read_run(folder: Path) -> Run:
         place=str(folder),
         status=str(summary.get("status") or INTERRUPTED),
         seed=seed if isinstance(seed, int) else None,
-        variant=json.dumps(hashed or settings, sort_keys=True, default=str),
+        variant=variant_of(hashed) if isinstance(hashed, dict) and "train.seed" in hashed else str(compared(settings)),
         settings=settings,
         metrics={name: value for name, value in metrics.items() if not name.endswith("_before")},
         curves=_curves(folder / "metrics.jsonl"),
@@ -101,7 +109,7 @@ def read_run(folder: Path) -> Run:
         weights=weights,
         texts=texts,
         costs=costs if dollars is None else {**costs, "dollars": dollars},
-        error=str(summary.get("error") or ("" if summary else "it did not come to its end")),
+        error=visible(str(summary.get("error") or ("" if summary else "it did not come to its end"))),
         device=str(environment.get("device", "")),
         tokenizer=f"{settings.get('model.weights')}:{settings.get('model.name')}",
     )
@@ -112,7 +120,7 @@ def _job(place: Path, job: dict[str, Any]) -> Run:
     folder = place / str(job["folder"]) if job.get("folder") else None
     if folder is not None and (folder / "config.yaml").is_file():
         return read_run(folder)
-    said = dict(part.lstrip("+").partition("=")[::2] for part in map(str, job.get("differs") or []))
+    said = dict(part.lstrip("+").partition("=")[::2] for part in map(str, job.get("differs") or []) if "=" in part)
     seed = said.pop("train.seed", "")
     name = ",".join(map(str, job.get("differs") or [])) or "defaults"
     return Run(
@@ -120,9 +128,9 @@ def _job(place: Path, job: dict[str, Any]) -> Run:
         place="" if folder is None else str(folder),
         status=FAILED if job.get("error") else MISSING,
         seed=int(seed) if seed.isdecimal() else None,
-        variant=f"job:{sorted(said.items())}",
+        variant=str(job.get("variant") or f"job:{sorted(said.items())}"),
         settings={"job": ", ".join(f"{key}={value}" for key, value in said.items()) or "defaults"},
-        error=str(job.get("error") or "it has not run yet"),
+        error=visible(str(job.get("error") or "it has not run yet")),
     )
 
 
@@ -204,7 +212,7 @@ def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | N
     scores: Scores = {}
     weights: Scores = {}
     texts: dict[str, dict[str, str | None]] = {}
-    for file in sorted(folder.glob(f"{PREDICTIONS}*.jsonl")):
+    for file in sorted(folder.glob(f"{PREDICTIONS}*.jsonl"), key=lambda file: (len(file.stem), file.stem)):
         evaluation = file.stem.removeprefix(PREDICTIONS).lstrip("-")
         section = f"{QUICK}{evaluation}/" if evaluation else QUICK
         for number, line in _lines(file):
@@ -214,7 +222,9 @@ def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | N
             for key, value in found.items():
                 known = isinstance(value, (int, float)) and math.isfinite(value)
                 if known and not key.endswith("_before") and key != "tokens":
-                    scores.setdefault(section + key, {})[name] = float(value)
+                    known_as, factor = ALIASES.get(key, (key, 1.0)) if evaluation else (key, 1.0)
+                    kind = f"_{line['kind']}" if evaluation == "safety" and line.get("kind") else ""
+                    scores.setdefault(section + known_as + kind, {})[name] = factor * float(value)
             if not evaluation and isinstance(tokens := found.get("tokens"), int) and "loss" in found:
                 weights.setdefault("eval/loss", {})[name] = tokens
                 size = len(str(line.get("reference") or "").encode("utf-8", "replace"))
@@ -224,9 +234,9 @@ def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | N
             if name not in texts or (texts[name]["output"] is None and line.get("output") is not None):
                 asked = [line[key] for key in ("instruction", "input") if line.get(key)] or [line.get("prompt") or ""]
                 texts[name] = {
-                    "prompt": "\n".join(asked),
-                    "reference": line.get("reference"),
-                    "output": line.get("output"),
+                    "prompt": visible("\n".join(map(str, asked))),
+                    "reference": None if line.get("reference") is None else visible(str(line["reference"])),
+                    "output": None if line.get("output") is None else visible(str(line["output"])),
                 }
     return scores, weights, texts
 

@@ -11,12 +11,22 @@ BETTER, WORSE, NO_DIFFERENCE, NOT_COMPARABLE, BASELINE = (
     "not comparable",
     "baseline",
 )
-HIGHER_IS_BETTER = ("rougeL", "accuracy", "exact_match", "distinct", "win_rate", "stop_rate")  # in a metric's name
+DIFFERENT = "different"  # of a metric that is neither better high nor low
+LOWER_IS_BETTER = ("loss", "perplexity", "bits", "repetition", "standard_error", "brier")  # in a metric's name
+NEUTRAL = ("answers", "words", "tokens", "characters", "requests", "length", "count", "n_", "consistency", "bias")
 
 
 def lower_is_better(metric: str) -> bool:
-    """The direction of a metric by its name: losses, perplexities, bits and rates of trouble are better low."""
-    return not any(word in metric for word in HIGHER_IS_BETTER)
+    """The direction of a metric by its name: losses, perplexities, bits, repetition and needless refusals."""
+    if "refusal_rate" in metric:
+        return not metric.endswith("harmful")
+    return any(word in metric for word in LOWER_IS_BETTER)
+
+
+def is_neutral(metric: str) -> bool:
+    """Whether a metric is a count or a size, of which more is neither better nor worse."""
+    last = metric.rsplit("/", 1)[-1]
+    return last.startswith(NEUTRAL) or last.endswith(("_length", "_words", "_tokens", "_bias"))
 
 
 @dataclass(frozen=True)

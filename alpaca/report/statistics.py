@@ -166,10 +166,11 @@ def _rest(values: Array) -> Any:
 
 
 def _exponents(df: Any, level: float) -> Any:
-    """`_exponent` for a number or an array of degrees of freedom, taken to a tenth."""
+    """`_exponent` for a number or an array of degrees of freedom, taken down to a half."""
+    halves = np.maximum(np.floor(2 * np.asarray(df, float)) / 2, 1)
     if np.ndim(df) == 0:
-        return _exponent(round(float(df), 1), round(level, 8))
-    known, places = np.unique(np.round(df, 1), return_inverse=True)
+        return _exponent(float(halves), round(level, 8))
+    known, places = np.unique(halves, return_inverse=True)
     return np.array([_exponent(float(each), round(level, 8)) for each in known])[places].reshape(np.shape(df))
 
 

@@ -49,7 +49,7 @@ def _table(title: str, *heads: str) -> Table:
     from rich import box
 
     table = Table(
-        title=title,
+        title=escape(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

@@ -27,14 +27,15 @@ def group(runs: Iterable[Run]) -> list[Variant]:
         seeds = [run.seed for run in members if run.seed is not None]
         apart: dict[str, list[Run]] = {}
         for run in members:
-            key = str(sorted(_compared(run.settings).items(), key=str)) if len(seeds) != len(set(seeds)) else ""
+            key = str(sorted(compared(run.settings).items(), key=str)) if len(seeds) != len(set(seeds)) else ""
             apart.setdefault(key, []).append(run)
         parts.extend(apart.values())
     parts = _jobs_to_their_variant(parts)
-    differing = _differing([_compared(members[0].settings) for members in parts if not _is_job(members[0])])
+    parts = [sorted(members, key=_is_job) for members in parts]  # one that ran speaks for them
+    differing = _differing([compared(members[0].settings) for members in parts if not _is_job(members[0])])
     found = []
     for members in parts:
-        own = _compared(members[0].settings)
+        own = compared(members[0].settings)
         differs = {"": members[0].settings["job"]} if _is_job(members[0]) else {key: own.get(key) for key in differing}
         found.append(Variant(label(differs), differs, tuple(members)))
     return _told_apart(found)
@@ -73,7 +74,17 @@ def matches(run: Run, wanted: dict[str, str]) -> bool:
     """Whether a run has all the settings `wanted`, `adapter=lora` meaning `adapter.name=lora`."""
     seed = {} if run.seed is None else {"train.seed": run.seed}
     settings = {**run.settings, **seed}
-    return all(shown_value(settings.get(_full_key(key))) == value for key, value in wanted.items())
+    return all(_means(settings.get(_full_key(key)), text) for key, text in wanted.items())
+
+
+def _means(value: Any, text: str) -> bool:
+    """Whether `text`, as typed, is that value: 1e-4 is 0.0001."""
+    if shown_value(value) == text:
+        return True
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and float(text) == float(value)
+    except ValueError:
+        return False
 
 
 def _fits(variant: Variant, wanted: str) -> bool:
@@ -105,7 +116,7 @@ def _is_job(run: Run) -> bool:
     return set(run.settings) == {"job"}
 
 
-def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+def compared(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that may tell variants apart."""
     return {
         key: value

@@ -4,7 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from alpaca.report.records import BETTER, NO_DIFFERENCE, WORSE, Difference, Run, Variant, lower_is_better
+from alpaca.report.records import (
+    BETTER,
+    DIFFERENT,
+    NO_DIFFERENCE,
+    WORSE,
+    Difference,
+    Run,
+    Variant,
+    is_neutral,
+    lower_is_better,
+)
 from alpaca.report.statistics import Estimate, intervals, linearised, paired, unpaired
 
 
@@ -15,19 +25,21 @@ def compare_metric(baseline: Variant, others: list[Variant], metric: str) -> lis
         estimate, seeds, examples, how = _estimate(baseline, other, metric)
         estimates.append(estimate)
         facts.append((seeds, examples, how))
-    known = [index for index, each in enumerate(estimates) if each.known]
+    known = [index for index, each in enumerate(estimates) if each.known and not _all_alike(each)]
     made = dict(zip(known, intervals([estimates[index] for index in known]), strict=True))
     found = []
     for index, (estimate, (seeds, examples, how)) in enumerate(zip(estimates, facts, strict=True)):
         delta = float(estimate.delta)
         if index not in made:
-            why = "one seed each and no scores of single examples: there is nothing to make an interval from"
-            found.append(Difference(delta, None, None, NO_DIFFERENCE, why, seeds, examples, True))
+            alike = "all seeds gave one value" if estimate.known else "one seed each and no scores of single examples"
+            why = f"{alike}: there is nothing to make an interval from"
+            found.append(Difference(delta, None, None, NO_DIFFERENCE, why, seeds, examples, not estimate.known))
             continue
         low, high, decided = made[index]
         verdict = NO_DIFFERENCE
         if bool(decided):
             verdict = BETTER if (delta < 0) == lower_is_better(metric) else WORSE
+            verdict = DIFFERENT if is_neutral(metric) else verdict
         if len(known) > 1:
             how += f"; right together for {len(known)} variants (Holm)"
         found.append(
@@ -36,14 +48,22 @@ def compare_metric(baseline: Variant, others: list[Variant], metric: str) -> lis
     return found
 
 
+def _all_alike(estimate: Estimate) -> bool:
+    """Whether a metric of final values alone is the same over seeds: no spread is no proof of certainty."""
+    return estimate.examples is None and not float(estimate.seeds) > 0
+
+
 def _estimate(baseline: Variant, other: Variant, metric: str) -> tuple[Estimate, int, int, str]:
     """The estimate, how many seeds and examples it rests on, and the method in words."""
     groups = [[run for run in each.finished if metric in run.metrics] for each in (other, baseline)]
     names = _examples([run for group in groups for run in group], metric)
-    seeds = [[run.seed for run in group] for group in groups]
-    same = set(seeds[0]) == set(seeds[1]) and all(None not in each and len(each) == len(set(each)) for each in seeds)
-    if same:
-        groups = [sorted(group, key=lambda run: run.seed or 0) for group in groups]
+    seeds = [{run.seed for run in group if run.seed is not None} for group in groups]
+    common = seeds[0] & seeds[1]
+    same = len(common) > 1 or seeds[0] == seeds[1] == common != set()
+    if same:  # pairs say more than the seeds that only one of them has
+        groups = [
+            sorted((run for run in group if run.seed in common), key=lambda run: run.seed or 0) for group in groups
+        ]
     values, reference = (_values(group, metric, names) for group in groups)
     on = f"{len(names)} examples" if names else "the runs' final values"
     if len(values) == len(reference) and (same or len(values) == 1):

@@ -9,11 +9,16 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 def shown(text: str) -> str:
-    """Text for an element or a quoted attribute; characters that cannot be seen, or turn others around, are named."""
+    """Text for an element or a quoted attribute."""
+    return escape(visible(text))
+
+
+def visible(text: str) -> str:
+    """The text, where characters that cannot be seen, command a terminal, or turn others around, are named."""
     plain = _LINE_END.sub("\n", text)
     if not plain.isprintable():
         plain = "".join(f"\\x{ord(c):02x}" if _hidden(c) else c for c in plain)
-    return escape(plain)
+    return plain
 
 
 def clipped(text: str, most: int) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import SMALL, alpaca_run, some_rows
 
 from alpaca import compare
+from alpaca.report.command import write_report
 from alpaca.report.comparing import compare as comparison_of
 from alpaca.report.reading import read_run, read_runs
-from alpaca.report.records import BETTER, NO_DIFFERENCE, WORSE
+from alpaca.report.records import BETTER, NO_DIFFERENCE, NOT_COMPARABLE, WORSE, is_neutral, lower_is_better
 
 SHORT = ("train.max_steps=3", "train.self_check=false", "train.rehearse_save=false", "train.eval_rows=12")
 
@@ -207,14 +209,111 @@ def test_a_damaged_line_of_metrics_is_named(runs: Path):
     assert "metrics.jsonl, line 2: no JSON object" in done.err
 
 
+def keep_metrics(folder: Path, *names: str) -> None:
+    file = folder / "summary.json"
+    summary = json.loads(file.read_text())
+    kept = {key: value for key, value in summary.items() if not key.startswith("eval/") or key in names}
+    file.write_text(json.dumps(kept))
+
+
 def test_runs_without_a_common_metric_are_refused(runs: Path):
     for folder in (runs / "runs").iterdir():
-        summary = json.loads((folder / "summary.json").read_text())
-        kept = {key: value for key, value in summary.items() if not key.startswith("eval/")}
-        (folder / "summary.json").write_text(json.dumps(kept))
+        keep_metrics(folder, "eval/loss" if "1e-2" in folder.name else "eval/rougeL")
     done = alpaca_compare(runs, "runs")
     assert done.status == 2
     assert "no metric in common" in done.err
+
+
+def test_runs_that_were_not_scored_are_compared_by_cost(runs: Path):
+    for folder in (runs / "runs").iterdir():
+        keep_metrics(folder)
+    said: list[str] = []
+    write_report(runs / "runs", say=said.append)
+    assert "the costs are all there is" in " ".join(said[0].split())
+    assert "tokens/s" in said[0]
+
+
+def test_a_report_of_runs_that_cannot_be_compared_still_has_all_of_them(runs: Path):
+    for folder in (runs / "runs").iterdir():
+        keep_metrics(folder, "eval/loss" if "1e-2" in folder.name else "eval/rougeL")
+    said: list[str] = []
+    write_report(runs / "runs", say=said.append)
+    assert "No comparison of scores" in said[0]
+    assert "optimizer.lr=0.01" in said[0]
+    assert "optimizer.lr=1e-05" in said[0]
+
+
+def test_one_run_without_a_metric_takes_it_from_no_other(runs: Path):
+    keep_metrics(runs / "runs" / "1e-2-1", "eval/rougeL")
+    comparison = comparison_of(read_runs([runs / "runs"]), baseline="optimizer.lr=1e-5")
+    assert comparison.metrics[0] == "eval/loss"
+    difference = comparison.differences[1]["eval/loss"]
+    assert (difference.verdict, difference.seeds) == (BETTER, 2)
+    assert "eval/loss: 1 finished runs have none" in " ".join(comparison.notes)
+
+
+def test_a_seed_that_ran_twice_is_one_seed(runs: Path):
+    for rate in ("1e-5", "1e-2"):
+        for seed in (1, 2):
+            shutil.rmtree(runs / "runs" / f"{rate}-{seed}")
+            shutil.copytree(runs / "runs" / f"{rate}-0", runs / "runs" / f"{rate}-{seed}")
+    comparison = comparison_of(read_runs([runs / "runs"]))
+    difference = comparison.differences[1]["eval/loss"]
+    assert difference.only_these_runs
+    assert difference.seeds == 1
+    assert "ran again" in " ".join(comparison.notes)
+
+
+def test_a_variant_scored_on_other_examples_is_not_comparable_and_the_rest_are(runs: Path):
+    for seed in (0, 1, 2):
+        shutil.copytree(runs / "runs" / f"1e-2-{seed}", runs / "runs" / f"other-{seed}")
+        place = runs / "runs" / f"other-{seed}"
+        settings = yaml.safe_load((place / "config.yaml").read_text())
+        settings["template"] |= {"name": "other", "prompt_with_input": "X"}
+        (place / "config.yaml").write_text(yaml.safe_dump(settings))
+        environment = json.loads((place / "env.json").read_text())
+        environment["settings"]["template.prompt_with_input"] = "X"
+        (place / "env.json").write_text(json.dumps(environment))
+        lines = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
+        moved = [{**line, "id": f"x{line['id']}"} for line in lines]
+        (place / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in moved))
+    comparison = comparison_of(read_runs([runs / "runs"]), baseline="optimizer.lr=1e-5")
+    verdicts = [differences["eval/loss"].verdict for differences in comparison.differences]
+    assert verdicts.count(BETTER) == 1
+    assert verdicts.count(NOT_COMPARABLE) == 1
+
+
+def test_a_truncated_reference_is_another_example(runs: Path):
+    file = runs / "runs" / "1e-2-0" / "predictions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[0]["scores"]["tokens"] -= 1
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = alpaca_compare(runs, "runs/1e-5-0", "runs/1e-2-0", "--metric", "eval/loss")
+    assert done.status == 2
+    assert "11 of up to 12" in done.err
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("eval/loss", True),
+        ("eval/loss/category/qa", True),
+        ("eval/bits_per_byte", True),
+        ("eval/generate/repetition_rate", True),
+        ("eval/safety/refusal_rate_borderline", True),
+        ("eval/safety/refusal_rate_harmful", False),
+        ("eval/rougeL", False),
+        ("eval/lm_eval/arc_easy/acc_norm", False),
+        ("eval/judge/win_rate", False),
+    ],
+)
+def test_every_metric_has_its_direction(metric: str, lower: bool):
+    assert lower_is_better(metric) == lower
+    assert not is_neutral(metric)
+
+
+def test_counts_are_neither_better_nor_worse():
+    assert all(map(is_neutral, ("eval/generate/answers", "eval/judge/n_total", "eval/judge/avg_length")))
 
 
 def test_other_parallelism_tells_runs_of_one_seed_apart(runs: Path):
