@@ -20,7 +20,7 @@ from alpaca.evaluation.output_sets import read_output_set
 from alpaca.evaluation.quick import QuickScores, quick_scores
 from alpaca.evaluation.targets import OUTPUTS, RUN, Target
 from alpaca.modeling.base import DTYPES, load_tokenizer
-from alpaca.modeling.finished import MODEL, load_finished, read_record, read_template
+from alpaca.modeling.finished import MODEL, load_finished, read_record, read_template, readable_model
 from alpaca.modeling.tokenizer import template_for
 from alpaca.tracking.terminal import Terminal
 from alpaca.training import precision
@@ -171,13 +171,10 @@ def _model(
     template = read_template(target.path) if has_own else template_for(tokenizer, config.template)
     if not load:
         return tokenizer, template, None
-    try:
+    with readable_model(target.path):
         model: Any = AutoModelForCausalLM.from_pretrained(
             target.path, dtype=compute.frozen_dtype, use_safetensors=True
         ).to(compute.device)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{target.path}: no loadable model in it ({reason}); safetensors are needed") from None
     return tokenizer, template, model.eval()
 
 

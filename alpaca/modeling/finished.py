@@ -4,7 +4,9 @@ What chat, evaluation and export start from. An adapter is put on its base again
 had it quantised; a random base lies in `model/base/`, any other is found as the run found it.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from alpaca.config import Config
@@ -79,6 +81,22 @@ def read_record(directory: Path) -> Record:
     return Record(directory, config, summary, data, environment, _stored(directory / PROBE))
 
 
+@contextlib.contextmanager
+def readable_model(place: Path) -> Iterator[None]:
+    """What the libraries raise while a model in `place` loads, as one line; running out of memory passes.
+
+    Raises:
+        UserError: files that are missing or damaged.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{place}: no loadable model ({reason}); safetensors and a tokenizer are needed") from None
+
+
 def load_finished(directory: Path, *, device: torch.device, dtype: torch.dtype | None = None) -> Finished:
     """The run in `directory`, ready to answer.
 
@@ -87,18 +105,19 @@ def load_finished(directory: Path, *, device: torch.device, dtype: torch.dtype |
             adapter's matrices always).
 
     Raises:
-        UserError: no finished run, or its base is not there any more.
+        UserError: no finished run, a damaged model, or its base is not there any more.
     """
     record = read_record(directory)
     folder, stored = directory / MODEL, dtype or record.stored
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if record.config.adapter.kind == FULL:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=stored, use_safetensors=True).to(device)
-    else:
-        with quiet_import():
-            from peft import PeftModel
-        base = load_base(record, tokenizer, device=device, dtype=stored)
-        model = PeftModel.from_pretrained(base, folder)
+    with readable_model(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if record.config.adapter.kind == FULL:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=stored, use_safetensors=True).to(device)
+        else:
+            with quiet_import():
+                from peft import PeftModel
+            base = load_base(record, tokenizer, device=device, dtype=stored)
+            model = PeftModel.from_pretrained(base, folder)
     return Finished(record, model.eval(), tokenizer, read_template(folder))
 
 

@@ -41,12 +41,12 @@ def compare_places(
     found = _filtered(_read(places), filters)
     comparison = compare(found, baseline=baseline, metrics=metrics, force=force)
     console = Console(width=None if shutil.get_terminal_size().columns > 60 else 80, highlight=False)
-    terminal.show(comparison, console)
     two = pair.pair_of(comparison)
-    if two is not None and len(found.runs) == 2:
-        pair.show(two, console)
     folder = output or _default_output(found)
     _write(comparison, two, folder)
+    terminal.show(comparison, console)
+    if two is not None and len(found.runs) == 2:
+        pair.show(two, console)
     console.print(f"\nreport  {folder / 'report.html'}, report.md, report.csv", soft_wrap=True)
     return comparison, folder
 
@@ -111,7 +111,7 @@ def _write(comparison: Comparison, two: pair.Pair | None, folder: Path) -> None:
         write_text(folder / "report.csv", _csv(comparison))
         write_text(folder / "report.html", html_page(comparison))
     except OSError as error:
-        raise UserError(f"--output {folder}: {error.strerror}; choose a folder that can be written") from error
+        raise UserError(f"{error.filename or folder}: {error.strerror}; choose another folder, --output DIR") from error
 
 
 def _csv(comparison: Comparison) -> str:

@@ -125,6 +125,8 @@ def _on_common_examples(
     for metric in metrics:
         scored = [run for each in groups for run in each.finished if metric in run.scores]
         if len(scored) < len([run for each in groups for run in each.finished if metric in run.metrics]):
+            if scored:
+                notes.append(f"{metric}: {len(scored)} runs have scores of single examples, not all: only means count.")
             continue  # final values alone
         sets = {id(run): _examples(run, metric, scored) for run in scored}
         reference = set.intersection(*(sets[id(run)] for run in groups[base].finished if metric in run.scores))

@@ -17,7 +17,7 @@ from alpaca.signature import variant_of
 from alpaca.sweeping import record
 from alpaca.tracking.run_directory import read_json
 
-DEEPEST = 3  # folders below a given one in which runs are looked for
+DEEPEST = 5  # folders below a given one in which runs are looked for
 COSTS = {
     "wall_time_s": "wall_time_s",
     "tokens_per_s": "perf/logical_tokens_per_s",
@@ -163,8 +163,8 @@ def flat(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line of a JSONL file; a last line that was cut off is left out.
+def _lines(file: Path, *, grows: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSONL file; of one that grows a last line may be cut off.
 
     Raises:
         UserError: any other line that is no JSON object.
@@ -184,7 +184,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(found, dict):
                 raise ValueError
         except ValueError:
-            if number == len(lines):
+            if grows and number == len(lines):
                 return
             raise UserError(
                 f"{file}, line {number}: no JSON object; mend or remove that line, or leave the run out"
@@ -194,7 +194,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _curves(file: Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
-    for number, line in _lines(file):
+    for number, line in _lines(file, grows=True):
         step = line.get("step")
         if not isinstance(step, int):
             raise UserError(f"{file}, line {number}: no step; mend or remove that line, or leave the run out")

@@ -285,3 +285,13 @@ def test_help_is_there_without_torch(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "alpaca.evaluate RUN [overrides]" in done.stdout
+
+
+def test_a_run_with_damaged_weights_is_one_line(finished: Outcome, tmp_path: Path):
+    run = copy_of(finished, tmp_path)
+    weights = run / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    done = alpaca_evaluate(tmp_path, str(run), "evaluation=quick")
+    assert done.status == 2
+    assert "no loadable model" in done.err
+    assert len(done.err.splitlines()) == 1
