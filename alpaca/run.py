@@ -159,7 +159,11 @@ def run_directory(config: Config, started: str) -> Path:
     mark, folder = signature(config), Path("outputs") / config.name
     if config.train.resume == "auto" and (found := unfinished(folder, mark)) is not None:
         return found
-    return folder / f"{started}-{mark}"
+    number, new = 1, folder / f"{started}-{mark}"
+    while status(new) == FINISHED:  # a small run, finished within the same second
+        number += 1
+        new = folder / f"{started}.{number}-{mark}"
+    return new
 
 
 def finished_before(config: Config, folder: Path) -> Path | None:

@@ -69,7 +69,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
         pytest.param(FULL, 3, 1, id="full"),
         pytest.param(LORA, 3, 2, id="lora"),
         pytest.param((*FULL, *DDP), 3, 3, id="full-ddp"),
-        pytest.param((*LORA, *DDP), 3, 4, id="lora-ddp"),
+        pytest.param((*LORA, *DDP), 3, 4, id="lora-ddp", marks=pytest.mark.slow),
         pytest.param(FULL, 20, 5, id="full-20", marks=pytest.mark.slow),
         pytest.param(LORA, 20, 6, id="lora-20", marks=pytest.mark.slow),
         pytest.param((*FULL, *DDP), 20, 7, id="full-ddp-20", marks=pytest.mark.slow),

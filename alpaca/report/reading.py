@@ -95,7 +95,8 @@ def read_run(folder: Path) -> Run:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and "/" in name
     }
     costs = {name: float(summary[key]) for name, key in COSTS.items() if isinstance(summary.get(key), (int, float))}
-    dollars = _dollars(str(environment.get("device", "")), int(environment.get("world_size") or 1), costs)
+    device = str(environment.get("device_name") or environment.get("device") or "")
+    dollars = _dollars(device, int(environment.get("world_size") or 1), costs)
     return Run(
         name=folder.name,
         place=str(folder),
@@ -110,7 +111,7 @@ def read_run(folder: Path) -> Run:
         texts=texts,
         costs=costs if dollars is None else {**costs, "dollars": dollars},
         error=visible(str(summary.get("error") or ("" if summary else "it did not come to its end"))),
-        device=str(environment.get("device", "")),
+        device=device,
         tokenizer=f"{settings.get('model.weights')}:{settings.get('model.name')}",
     )
 

@@ -131,6 +131,7 @@ class RunDirectory:
                 "cpus": os.cpu_count(),
                 "packages": packages,
                 "device": device,
+                "device_name": _device_name(device),
                 "precision": precision,
                 "world_size": world_size,
                 "automatic": choices,
@@ -295,6 +296,14 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _device_name(device: str) -> str:
+    """What the driver calls an accelerator, by which its price is found; the kind of any other device."""
+    torch = sys.modules.get("torch")  # whoever has a device has loaded it
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return device
 
 
 def _finite(value: Any) -> Any:

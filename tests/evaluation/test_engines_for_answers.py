@@ -12,6 +12,13 @@ from commands import Outcome
 from scoring_commands import alpaca_evaluate, copy_of, records
 
 
+class _Quiet(ThreadingHTTPServer):
+    """A client that hangs up is no error of the server's, and its traceback none of the command's lines."""
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 class Completions:
     """A server of OpenAI's completions on loopback; `refuse` is a status it gives instead."""
 
@@ -38,7 +45,7 @@ class Completions:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> "Completions":

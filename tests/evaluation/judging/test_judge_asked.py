@@ -219,7 +219,8 @@ def test_a_server_without_structured_output_is_asked_for_a_last_line(tmp_path: P
 
     with Server(made, check=refusing) as server:
         scores, said = judged(made, tmp_path / "judge", server.url, concurrency=1)
-        assert len(server.requests) == 21
+        different = {json.dumps(body, sort_keys=True) for body in server.requests}  # a slow answer may be asked again
+        assert len(different) == 21
         with pytest.raises(UserError, match="response_format"):
             judged(made, tmp_path / "strict", server.url, form="json")
     assert scores.metrics["eval/judge/n_total"] == 10
