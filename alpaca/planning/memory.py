@@ -42,10 +42,10 @@ PROCESS_CPU = 0.6 * GIB  # Python with torch, transformers and peft, before a mo
 PROCESS_GPU = 0.9 * GIB  # CUDA context, kernels and cuBLAS's workspace
 FRAGMENTED_GPU = 0.05  # of activations and temporaries, lost between blocks; assumed
 # A CPU's heap (glibc) keeps what was freed and cannot always use it again, since micro-batches differ in length. Fitted
-# to thirteen runs of the embedded model, docs/planning.md: so many fp32 embeddings that loading, the self-check and the
+# to runs of the embedded model, docs/planning.md: so many fp32 embeddings that loading, the self-check and the
 # logits leave behind; and of the three outputs of LoRA's widest matrix, which lie between tensors that are kept, this
 # much in every layer, by what else is kept. Full fine-tuning leaves no such holes.
-HEAP_EMBEDDINGS = 4.3
+HEAP_EMBEDDINGS = 2.2
 HEAP_HOLES = {"off": 1.23, "selective": 0.75, "on": 0.26}
 
 
