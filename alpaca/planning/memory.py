@@ -25,7 +25,6 @@ from alpaca.planning.parameters import FULL, Parameters
 GIB = 2**30
 CHUNK = 1024  # positions whose logits exist at once, as in alpaca/training/loss.py
 CPU_BLOCK = 64  # of these, positions whose logits a CPU has in fp32
-QUERY_BLOCK = 64  # queries scored at once, as in alpaca/modeling/segment_products.py
 BITS = {4: 0.5 + 4 / 64, 8: 1.0}  # bytes of a quantised weight; 4 bits with an fp32 scale for each 64
 DOUBLE_QUANTISED = 0.5 + 1 / 64 + 4 / (64 * 256)  # scales in 8 bits, with an fp32 scale for each 256 of those
 STATE_BYTES = {

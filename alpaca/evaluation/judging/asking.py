@@ -5,7 +5,6 @@ The engine and its packages are imported when a judge is asked, not before.
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from alpaca.engines.exchange import Answer as Said
 from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, RequestLedger
 from alpaca.engines.prices import ON_THIS_MACHINE
+from alpaca.engines.refusals import NO_STRUCTURE
 from alpaca.errors import UserError
 from alpaca.evaluation.answers import Answer
 from alpaca.evaluation.judging import verdicts
@@ -31,7 +31,6 @@ from alpaca.evaluation.judging.report import PREFIX
 from alpaca.evaluation.judging.settings import engine_settings, in_our_words, judge_name, prices, resolved
 
 JUDGEMENTS, ANNOTATIONS = "judgements.jsonl", "annotations.json"
-_NO_STRUCTURE = re.compile(r"response_format|json_schema|structured output|guided", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _with_any_form(
         try:
             return filled, _with_form(pairs, filled, place, listener)
         except UserError as error:
-            if not _NO_STRUCTURE.search(str(error)):
+            if not NO_STRUCTURE.search(str(error)):
                 raise
         listener.say(f"{filled.model} is served without structured output: the verdict is asked for as a last line")
         filled = replace(filled, form=LINE)
