@@ -18,7 +18,8 @@ from alpaca.cli import INTERRUPTED
 from alpaca.errors import UserError
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Ctrl-C reaches the jobs from the terminal itself
-INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID")  # of one W&B run; every job is one of its own
+# Of one W&B run, and the service that a process around this one may have: every job is a run of its own.
+INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SERVICE")
 
 
 @dataclass

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, some_rows
 from wandb_files import items, records_of
@@ -67,7 +69,16 @@ def kill_when_it_trains(folder: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def wandb_around() -> Iterator[None]:
+    """W&B's service of a process around the sweep, such as a notebook's, which its environment names."""
+    wandb.setup()
+    assert "WANDB_SERVICE" in os.environ
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory, wandb_around: None) -> Trial:
     folder = tmp_path_factory.mktemp("trial")
     (folder / "rows.json").write_text(json.dumps(some_rows(48)))
     process = subprocess.Popen(

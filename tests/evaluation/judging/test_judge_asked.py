@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,13 @@ def test_an_interrupt_waits_for_what_is_under_way(tmp_path: Path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "the same command continues" in out
-    events = [line["event"] for line in ledger_lines(tmp_path / "cut")]
-    assert events.count("sent") == events.count("answer") > 5
+    of_event = defaultdict(list)
+    for line in ledger_lines(tmp_path / "cut"):
+        of_event[line["event"]].append(line)
+    assert len(of_event["answer"]) == len(server.requests) > 5
+    held_back = of_event["refused"]  # what was about to be sent
+    assert len(of_event["sent"]) == len(of_event["answer"]) + len(held_back)
+    assert all(line["attempts"] == line["lost"]["completion_tokens"] == 0 for line in held_back)
 
 
 def test_a_second_process_in_one_place_is_refused(tmp_path: Path):
