@@ -2,16 +2,17 @@
 
 Matrix products take most of a step's arithmetic, but RMSNorm and the gated MLP as transformers writes them
 keep half of its activations: fp32 copies between two operations, the same normalised input in the compute
-dtype once for each of query, key and value. Here each is one autograd function that keeps what it was
-given and computes the rest again. `fuse_layers` sets them on the modules that it finds to compute just
-that, by trying; module names, parameters and their wrappers (PEFT, FSDP) stay as they are.
+dtype once for each of query, key and value; and PEFT adds a low-rank update in three passes over the result.
+Here each is one autograd function that keeps what it was given and computes the rest again. `fuse_layers`
+sets them on the modules that it finds to compute just that, by trying; module names, parameters and their
+wrappers (PEFT, FSDP) stay as they are.
 """
 
 import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +86,43 @@ class GatedUnit(torch.autograd.Function):
         return ctx.activation.gradient(grad_output * up, gate), grad_up, None
 
 
+class LowRankUpdate(torch.autograd.Function):
+    """y + s (x A^T) B^T, added into y where it lies.
+
+    With dy the gradient of the result, h = x A^T and dh = s dy B: d y = dy, dx = dh A, dA = dh^T x, dB = s dy^T h.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, result: torch.Tensor, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """result (..., out), which is changed; x (..., in), down (rank, in), up (out, rank); all in result's dtype."""
+        dtype = result.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            inner = (down.to(dtype) @ x.flatten(0, -2).to(dtype).T).T  # in this order the short side is no obstacle
+            result.view(-1, result.shape[-1]).addmm_(inner, up.to(dtype).T, alpha=scale)
+        ctx.save_for_backward(x, inner, down, up)
+        ctx.scale = scale
+        ctx.mark_dirty(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x, inner, down, up = ctx.saved_tensors
+        dtype, scale = inner.dtype, ctx.scale
+        grad_x = grad_down = grad_up = None
+        with torch.autocast(x.device.type, enabled=False):
+            slope = grad_output.flatten(0, -2).to(dtype)
+            grad_inner = (slope @ up.to(dtype)).mul_(scale)
+            if ctx.needs_input_grad[1]:
+                grad_x = (grad_inner @ down.to(dtype)).view(x.shape).to(x.dtype)
+            if ctx.needs_input_grad[2]:
+                grad_down = (grad_inner.T @ x.flatten(0, -2).to(dtype)).to(down.dtype)
+            if ctx.needs_input_grad[3]:
+                grad_up = (inner.T @ slope).T.to(up.dtype, copy=True).mul_(scale)
+        return grad_output, grad_x, grad_down, grad_up, None
+
+
 @dataclass(frozen=True, eq=False)
 class _FusedNorm:
     """The forward of one RMSNorm module.
@@ -114,47 +152,85 @@ class _FusedNorm:
 
 @dataclass(frozen=True, eq=False)
 class _FusedMlp:
-    """The forward of one gated MLP; its linear layers are called as modules, so adapters on them take part."""
+    """The forward of one gated MLP; its linear layers are called as modules, so adapters on them take part.
+
+    Attributes:
+        layer: the decoder layer it belongs to, which may checkpoint its activations; None outside of one.
+    """
 
     module: Any
     activation: Activation
+    layer: Any = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        unit = GatedUnit.apply(self.module.gate_proj(x), self.module.up_proj(x), self.activation)
-        result: torch.Tensor = self.module.down_proj(unit)
+        gate, up = self.module.gate_proj(x), self.module.up_proj(x)
+        unit = GatedUnit.apply(gate, up, self.activation)
+        checkpointed = getattr(self.layer, "gradient_checkpointing", False) and self.layer.training
+        again: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if not checkpointed and not torch.compiler.is_compiling():  # hooks inside of theirs would keep what they drop
+            again = _made_again(unit, gate.detach(), up.detach(), self.activation)
+        with again:
+            result: torch.Tensor = self.module.down_proj(unit)
         return result
 
 
+def _made_again(
+    unit: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: Activation
+) -> contextlib.AbstractContextManager[Any]:
+    """Meanwhile `unit`, where it is saved for the backward pass, is not kept but computed from gate and up again."""
+    place, size = unit.data_ptr(), unit.numel()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor | torch.Size:
+        same = tensor.data_ptr() == place and tensor.numel() == size and tensor.is_contiguous()
+        return tensor.shape if same and tensor.dtype == gate.dtype else tensor
+
+    def unpack(kept: torch.Tensor | torch.Size) -> torch.Tensor:
+        return kept if isinstance(kept, torch.Tensor) else activation.function(gate).mul_(up).view(kept)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
 @dataclass(frozen=True, eq=False)
-class _AutocastInput:
-    """How a LoRA layer casts its input: not to fp32 where autocast makes it narrow again, a copy for each layer."""
+class _FusedLora:
+    """The forward of one linear layer with a plain low-rank update; whatever else it is asked for, PEFT does."""
 
     module: Any
 
-    def __call__(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        if torch.is_autocast_enabled(x.device.type):
-            return x
-        cast: torch.Tensor = type(self.module)._cast_input_dtype(self.module, x, dtype)
-        return cast
+    def __call__(self, x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        module = self.module
+        active = [name for name in module.active_adapters if name in module.lora_A]
+        if arguments or keywords or module.disable_adapters or module.merged or len(active) != 1:
+            return self._by_peft(x, *arguments, **keywords)
+        down, up, dropout = (part[active[0]] for part in (module.lora_A, module.lora_B, module.lora_dropout))
+        narrow = torch.is_autocast_enabled(x.device.type) or down.weight.dtype == x.dtype
+        if not narrow or up.bias is not None:
+            return self._by_peft(x)
+        scale = module.scaling[active[0]]
+        found: torch.Tensor = LowRankUpdate.apply(module.base_layer(x), dropout(x), down.weight, up.weight, scale)
+        return found
+
+    def _by_peft(self, x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        result: torch.Tensor = type(self.module).forward(self.module, x, *arguments, **keywords)
+        return result
 
 
 def fuse_layers(model: Any) -> int:
-    """Set the fused forward on every RMSNorm and gated MLP of `model`; returns on how many.
+    """Set the fused forward on every RMSNorm, gated MLP and LoRA layer of `model`; returns on how many.
 
-    LoRA layers without variants stop casting their input to fp32 (DoRA computes with that). Call it when
-    the adapter is on and before the model is spread over ranks. A module whose own forward gives other
-    numbers on a few random inputs is left as it is.
+    Call it when the adapter is on and before the model is spread over ranks. A module whose own forward gives
+    other numbers on a few random inputs is left as it is, and so is a LoRA layer with a variant (DoRA).
     """
     narrow = _read_by_linear_layers(model)
     dtype = (model.get_base_model() if hasattr(model, "get_base_model") else model).dtype
+    layer_of = {part: layer for layer in repeated_layers(model) for part in layer.modules()}
     fused = 0
     for module in list(model.modules()):
-        forward = _norm_of(module, narrow=module in narrow) or _mlp_of(module, dtype)
+        forward = _norm_of(module, narrow=module in narrow) or _lora_of(module) or _mlp_of(module, dtype)
+        if isinstance(forward, _FusedMlp):
+            forward = replace(forward, layer=layer_of.get(module))
         if forward is not None:
             module.forward = forward
             fused += 1
-        elif hasattr(type(module), "_cast_input_dtype") and not getattr(module, "lora_variant", True):
-            module._cast_input_dtype = _AutocastInput(module)
     return fused
 
 
@@ -162,18 +238,17 @@ def fuse_layers(model: Any) -> int:
 def unfused(model: nn.Module) -> Iterator[None]:
     """Meanwhile every module of `model` runs transformers' own code."""
     ours = [
-        (module, name, found)
+        (module, found)
         for module in model.modules()
-        for name in ("forward", "_cast_input_dtype")
-        if isinstance(found := module.__dict__.get(name), _FusedNorm | _FusedMlp | _AutocastInput)
+        if isinstance(found := module.__dict__.get("forward"), _FusedNorm | _FusedMlp | _FusedLora)
     ]
-    for module, name, _ in ours:
-        delattr(module, name)
+    for module, _ in ours:
+        del module.forward
     try:
         yield
     finally:
-        for module, name, found in ours:
-            setattr(module, name, found)
+        for module, found in ours:
+            module.forward = found
 
 
 def _read_by_linear_layers(model: Any) -> set[nn.Module]:
@@ -215,6 +290,15 @@ def _norm_of(module: nn.Module, *, narrow: bool) -> _FusedNorm | None:
                 promotes = probe(hidden.bfloat16()).dtype == torch.float32
                 return _FusedNorm(module, eps, offset, promotes, narrow)
     return None
+
+
+def _lora_of(module: nn.Module) -> _FusedLora | None:
+    """The fused forward, if the module is a linear layer with low-rank updates and nothing beside them."""
+    whole: Any = module
+    if not hasattr(module, "lora_A") or not hasattr(module, "base_layer") or getattr(module, "lora_variant", True):
+        return None
+    parts = [*whole.lora_A.values(), *whole.lora_B.values()]
+    return _FusedLora(module) if parts and all(type(part) is nn.Linear for part in parts) else None
 
 
 def _mlp_of(module: nn.Module, dtype: torch.dtype) -> _FusedMlp | None:

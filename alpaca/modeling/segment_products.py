@@ -2,7 +2,8 @@
 
 A flat sequence of short rows is many small attentions: one after another they are some hundred small
 operations a layer, and threads wait between them. Here the sequence is cut into blocks of at most 64 queries,
-each with the keys it may see; blocks of like shape are padded to one and computed together. Padding is
+each with the keys it may see; blocks of like shape are padded to one and computed together. All blocks are
+gathered at once, in the order in which they are computed, and the results are gathered back at once. Padding is
 masked, so what it would add is exactly zero.
 """
 
@@ -18,29 +19,59 @@ from alpaca.data.microbatch import Segments
 QUERY_BLOCK = 64  # queries of a segment scored at once: a causal half that is not needed grows with it
 LARGEST_GROUP = 1 << 16  # scores of one group, for each head: about what caches hold
 WASTE = 1.4  # padded scores of a group to those that are needed
+KEPT_SCORES = 3  # the weights are kept for the backward pass while they are no more than this many times the queries
 
 
 @dataclass(frozen=True)
 class Group:
-    """Blocks that are computed together; `total` stands for padding, a row after the sequence's last.
+    """Blocks of one padded shape that are computed together.
 
     Attributes:
-        queries: (blocks, length) int64, where in the sequence the queries are.
-        keys: (blocks, seen) int64, the positions that they may see, their own last.
+        blocks, length, seen: how many, and queries and keys of each.
+        queries, keys: where its own are among the gathered ones of all groups, counted for one head.
         hidden: (blocks, 1, length, seen), 0 where a query sees a key and -inf where not.
     """
 
-    queries: torch.Tensor
-    keys: torch.Tensor
+    blocks: int
+    length: int
+    seen: int
+    queries: slice
+    keys: slice
     hidden: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Gathering:
+    """How a flat sequence becomes the blocks of its groups, and the way back.
+
+    Rows are those of a (tokens, heads, size) tensor: head `h` of token `t` is row `t * heads + h`.
+
+    Attributes:
+        groups: in the order in which the blocks are gathered.
+        asked: rows of the queries; for a block its key-value heads, each with the queries that share it.
+        seen: rows of keys and of values.
+        padding: which of the gathered queries are padding (they repeat row 0).
+        back: for each row of the queries its place among the gathered ones.
+    """
+
+    groups: tuple[Group, ...]
+    asked: torch.Tensor
+    seen: torch.Tensor
+    padding: torch.Tensor
+    back: torch.Tensor
+
+    @property
+    def scores(self) -> int:
+        """Scores of one query head, padding included."""
+        return sum(group.blocks * group.length * group.seen for group in self.groups)
+
+
 class SegmentAttention(torch.autograd.Function):
-    """softmax(scale Q K^T) V for each block of queries; the weights are made again in the backward pass.
+    """softmax(scale Q K^T) V for each block of queries; the weights are kept where they are few, else made again.
 
     With P the weights and dO the gradient of the output: dV = P^T dO, dP = dO V^T,
     dS = P * (dP - rowsum(dP * P)), dQ = scale dS K, dK = scale dS^T Q (Dao et al. 2022, arXiv:2205.14135,
-    appendix B). Nothing but Q, K and V is kept, and the gradients of a shared prefix are summed in fp32.
+    appendix B). The gradients of a key that several blocks saw are summed in fp32.
     """
 
     @staticmethod
@@ -48,51 +79,77 @@ class SegmentAttention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float
     ) -> torch.Tensor:
         """query (heads, tokens, dim), key and value (key_value_heads, tokens, dim); returns query's shape."""
-        ctx.save_for_backward(query, key, value)
-        ctx.segments, ctx.scale = segments, scale
-        heads, shared = len(query), len(key)
-        asked, seen, given = _rows(query), _rows(key), _rows(value)
-        output = asked.new_empty(len(asked), heads * value.shape[-1])
+        plan = gathering(segments, len(query), len(key), query.device, query.dtype)
+        asked, keys, values = _take(query, plan.asked), _take(key, plan.seen), _take(value, plan.seen)
+        found = asked.new_empty(len(asked), value.shape[-1])
+        kept = []
         with torch.autocast(query.device.type, enabled=False):
-            for group in groups(segments, query.device):
+            for group in plan.groups:
                 weights = _weights(
-                    _take(asked, group.queries, heads, shared), _take(seen, group.keys, shared, shared), group, scale
+                    _queries(asked, group, len(query), len(key)), _keys(keys, group, len(key)), group, scale
                 )
-                found = weights @ _take(given, group.keys, shared, shared)
-                output.index_copy_(0, group.queries.view(-1), _flat(found, group.queries, heads))
-        return _heads(output, heads)
+                torch.bmm(weights, _keys(values, group, len(key)), out=_queries(found, group, len(query), len(key)))
+                kept.append(weights)
+        if plan.scores * len(query) > KEPT_SCORES * query.numel():
+            kept.clear()
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.plan, ctx.scale = plan, scale
+        return _back(found, plan, query.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        query, key, value = ctx.saved_tensors
-        heads, shared = len(query), len(key)
-        asked, seen, given, slopes = _rows(query), _rows(key), _rows(value), _rows(grad_output.to(query.dtype))
-        grad_query = torch.empty_like(asked)
-        wide = torch.promote_types(query.dtype, torch.float32)
-        grad_key, grad_value = torch.zeros_like(seen, dtype=wide), torch.zeros_like(given, dtype=wide)
+        query, key, value, *kept = ctx.saved_tensors
+        plan, scale, heads, shared = ctx.plan, ctx.scale, len(query), len(key)
+        asked, keys, values = _take(query, plan.asked), _take(key, plan.seen), _take(value, plan.seen)
+        slopes = _take(grad_output.to(query.dtype), plan.asked).index_fill_(0, plan.padding, 0)
+        grad_asked, grad_keys, grad_values = (torch.empty_like(rows) for rows in (asked, keys, values))
         with torch.autocast(query.device.type, enabled=False):
-            for group in groups(ctx.segments, query.device):
-                ask = _take(asked, group.queries, heads, shared)
-                keys, values = (_take(rows, group.keys, shared, shared) for rows in (seen, given))
-                slope = _take(slopes, group.queries, heads, shared)
-                weights = _weights(ask, keys, group, ctx.scale)
-                _add(grad_value, group.keys, weights.transpose(1, 2) @ slope, shared)
-                grad_scores = torch._softmax_backward_data(slope @ values.transpose(1, 2), weights, -1, weights.dtype)
-                grad_scores.mul_(ctx.scale)
-                found = _flat(grad_scores @ keys, group.queries, heads)
-                grad_query.index_copy_(0, group.queries.view(-1), found)
-                _add(grad_key, group.keys, grad_scores.transpose(1, 2) @ ask, shared)
+            for number, group in enumerate(plan.groups):
+                ask, slope = (_queries(rows, group, heads, shared) for rows in (asked, slopes))
+                see, given = (_keys(rows, group, shared) for rows in (keys, values))
+                weights = kept[number] if kept else _weights(ask, see, group, scale)
+                torch.bmm(weights.transpose(1, 2), slope, out=_keys(grad_values, group, shared))
+                grad_scores = torch._softmax_backward_data(slope @ given.transpose(1, 2), weights, -1, weights.dtype)
+                grad_scores.mul_(scale)
+                torch.bmm(grad_scores, see, out=_queries(grad_asked, group, heads, shared))
+                torch.bmm(grad_scores.transpose(1, 2), ask, out=_keys(grad_keys, group, shared))
+        tokens = query.shape[1]
         return (
-            _heads(grad_query, heads),
-            _heads(grad_key, shared).to(key.dtype),
-            _heads(grad_value, shared).to(value.dtype),
+            _back(grad_asked, plan, tokens),
+            _sum(grad_keys, plan, shared, tokens).to(key.dtype),
+            _sum(grad_values, plan, shared, tokens).to(value.dtype),
             None,
             None,
         )
 
 
 @functools.lru_cache(maxsize=2)  # every layer of a micro-batch asks for the same
-def groups(segments: Segments, device: torch.device) -> tuple[Group, ...]:
+def gathering(segments: Segments, heads: int, shared: int, device: torch.device, dtype: torch.dtype) -> Gathering:
+    """The blocks of a flat sequence for `heads` query heads that share `shared` heads of keys and values."""
+    groups, asked, seen, padding = [], [], [], []
+    first_query = first_key = 0
+    for blocks in _grouped(segments):
+        length, width = max(len(queries) for queries, _ in blocks), max(len(keys) for _, keys in blocks)
+        own = torch.tensor([queries + [-1] * (length - len(queries)) for queries, _ in blocks])
+        known = torch.tensor([keys + [0] * (width - len(keys)) for _, keys in blocks])
+        is_padding = (own < 0)[:, None, :].expand(-1, heads, -1)
+        rows = own.clamp_min(0)[:, None, :] * heads + torch.arange(heads)[:, None]
+        asked.append(rows.masked_fill(is_padding, 0).flatten())
+        padding.append(is_padding.flatten())
+        seen.append((known[:, None, :] * shared + torch.arange(shared)[:, None]).flatten())
+        queries = slice(first_query, first_query := first_query + len(blocks) * length)
+        keys = slice(first_key, first_key := first_key + len(blocks) * width)
+        hidden = _hidden(blocks, length, width).to(device, dtype)
+        groups.append(Group(len(blocks), length, width, queries, keys, hidden))
+    rows, unused = torch.cat(asked), torch.cat(padding)
+    used = (~unused).nonzero().flatten()
+    back = torch.empty(sum(segments.lengths) * heads, dtype=torch.int64)
+    back[rows[used]] = used
+    places = (rows, torch.cat(seen), unused.nonzero().flatten(), back)
+    return Gathering(tuple(groups), *(place.to(device) for place in places))
+
+
+def _grouped(segments: Segments) -> list[list[tuple[list[int], list[int]]]]:
     """All blocks of a flat sequence, those of like shape together."""
     blocks = sorted(_blocks(segments), key=lambda block: (len(block[1]), len(block[0])))
     found: list[list[tuple[list[int], list[int]]]] = [[]]
@@ -106,21 +163,16 @@ def groups(segments: Segments, device: torch.device) -> tuple[Group, ...]:
             longer, wider, needed = len(queries), len(keys), 0
         found[-1].append((queries, keys))
         length, seen, needed = longer, wider, needed + area
-    total = sum(segments.lengths)
-    return tuple(_group(each, total, device) for each in found if each)
+    return found if blocks else []
 
 
-def _group(blocks: list[tuple[list[int], list[int]]], total: int, device: torch.device) -> Group:
-    length, seen = max(len(queries) for queries, _ in blocks), max(len(keys) for _, keys in blocks)
-    queries = [own + [total] * (length - len(own)) for own, _ in blocks]
-    keys = [each + [total] * (seen - len(each)) for _, each in blocks]
-    # A query sees the keys up to its own, which is the last but those of later queries; a padded one sees all.
+def _hidden(blocks: list[tuple[list[int], list[int]]], length: int, seen: int) -> torch.Tensor:
+    """A query sees the keys up to its own, which is the last but those of later queries; a padded one sees all."""
     last = torch.tensor(
-        [[min(len(each) - len(own) + place, len(each) - 1) for place in range(length)] for own, each in blocks]
+        [[min(len(keys) - len(own) + place, len(keys) - 1) for place in range(length)] for own, keys in blocks]
     )
     hidden = torch.zeros(len(blocks), 1, length, seen)
-    hidden.masked_fill_(torch.arange(seen) > last[:, None, :, None], float("-inf"))
-    return Group(torch.tensor(queries, device=device), torch.tensor(keys, device=device), hidden.to(device))
+    return hidden.masked_fill_(torch.arange(seen) > last[:, None, :, None], float("-inf"))
 
 
 def _blocks(segments: Segments) -> Iterator[tuple[list[int], list[int]]]:
@@ -135,37 +187,33 @@ def _blocks(segments: Segments) -> Iterator[tuple[list[int], list[int]]]:
             yield list(range(first, last)), [*before, *range(starts[index], last)]
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """(heads, tokens, dim) to (tokens + 1, heads * dim), the last row zero: what padding takes."""
-    heads, tokens, size = tensor.shape
-    rows = tensor.new_empty(tokens + 1, heads, size)
-    rows[:tokens] = tensor.transpose(0, 1)
-    rows[tokens] = 0
-    return rows.view(tokens + 1, heads * size)
+def _take(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """(gathered, size) of a (heads, tokens, size) tensor, which lies in memory by tokens."""
+    return tensor.transpose(0, 1).reshape(-1, tensor.shape[-1]).index_select(0, rows)
 
 
-def _heads(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """The way back from `_rows`."""
-    return rows[:-1].view(len(rows) - 1, heads, -1).transpose(0, 1)
+def _back(found: torch.Tensor, plan: Gathering, tokens: int) -> torch.Tensor:
+    """The way back from `_take` for queries: (heads, tokens, size)."""
+    return found.index_select(0, plan.back).view(tokens, -1, found.shape[-1]).transpose(0, 1)
 
 
-def _take(rows: torch.Tensor, places: torch.Tensor, heads: int, shared: int) -> torch.Tensor:
-    """(blocks * shared, heads / shared * length, dim) of the rows at `places`: grouped queries share a product."""
-    blocks, length = places.shape
-    taken = rows.index_select(0, places.view(-1)).view(blocks, length, heads, -1)
-    return taken.transpose(1, 2).reshape(blocks * shared, heads // shared * length, -1)
+def _sum(gradient: torch.Tensor, plan: Gathering, shared: int, tokens: int) -> torch.Tensor:
+    """The way back for keys and values: each row gets the sum of what the blocks that saw it have for it."""
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    total = torch.zeros(tokens * shared, gradient.shape[-1], dtype=wide, device=gradient.device)
+    total.index_add_(0, plan.seen, gradient.to(wide))
+    return total.view(tokens, shared, -1).transpose(0, 1)
 
 
-def _flat(found: torch.Tensor, places: torch.Tensor, heads: int) -> torch.Tensor:
-    """The way back from `_take`: (blocks * length, heads * dim)."""
-    blocks, length = places.shape
-    return found.view(blocks, heads, length, -1).transpose(1, 2).reshape(blocks * length, -1)
+def _queries(rows: torch.Tensor, group: Group, heads: int, shared: int) -> torch.Tensor:
+    """(blocks * shared, heads / shared * length, size): grouped queries share a product."""
+    own = rows[group.queries.start * heads : group.queries.stop * heads]
+    return own.view(group.blocks * shared, heads // shared * group.length, -1)
 
 
-def _add(total: torch.Tensor, places: torch.Tensor, gradient: torch.Tensor, shared: int) -> None:
-    """Sum gradients of keys or values into `total`; a prefix that several blocks saw gets them all."""
-    flat = _flat(gradient, places, shared).to(total.dtype)
-    total.scatter_add_(0, places.view(-1, 1).expand(-1, total.shape[1]), flat)
+def _keys(rows: torch.Tensor, group: Group, shared: int) -> torch.Tensor:
+    """(blocks * shared, seen, size)."""
+    return rows[group.keys.start * shared : group.keys.stop * shared].view(group.blocks * shared, group.seen, -1)
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, group: Group, scale: float) -> torch.Tensor:
@@ -174,6 +222,5 @@ def _weights(query: torch.Tensor, key: torch.Tensor, group: Group, scale: float)
     The product and the softmax are computed in fp32 at least and rounded once each.
     """
     scores = torch.baddbmm(query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale)
-    blocks, _, length, seen = group.hidden.shape
-    scores.view(blocks, -1, length, seen).add_(group.hidden.to(scores.dtype))
+    scores.view(group.blocks, -1, group.length, group.seen).add_(group.hidden)
     return torch.softmax(scores, dim=-1)

@@ -38,7 +38,27 @@ def build_optimizer(
 def _adamw(groups: Any, config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:
     if config.state_precision == "bf16":
         return Bf16AdamW(groups, lr=rate, betas=_betas(config), eps=_eps(config))
-    return torch.optim.AdamW(groups, lr=rate, betas=_betas(config), eps=_eps(config), fused=True)
+    return _with_state(torch.optim.AdamW(groups, lr=rate, betas=_betas(config), eps=_eps(config), fused=True))
+
+
+def _with_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same with its moments, all zero, in memory before the first step.
+
+    What stays is then allocated before what comes and goes: made in the middle of the first step, the moments lie
+    scattered over a heap that a CPU never gets back whole.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return optimizer
 
 
 def _adamw_8bit(groups: Any, config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:

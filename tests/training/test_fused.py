@@ -1,5 +1,6 @@
 """Fused norms and gated MLPs: the numbers and gradients of transformers' own, found by what modules compute."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,15 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from alpaca.config import AdapterConfig
 from alpaca.modeling.attention import plain_attention
-from alpaca.modeling.fused import _ACTIVATIONS, GatedUnit, RmsNorm, fuse_layers, unfused
+from alpaca.modeling.fused import _ACTIVATIONS, Activation, GatedUnit, LowRankUpdate, RmsNorm, fuse_layers, unfused
 
 ADAPTERS = {"full": FULL, "lora": LORA}
+VARIANTS = {
+    "lora": LORA,
+    "rslora": replace(LORA, use_rslora=True),
+    "dropout": replace(LORA, dropout=0.5),
+    "two layers": replace(LORA, targets=["q_proj", "down_proj"]),
+}
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -51,6 +58,60 @@ def test_the_formulas_of_the_norm_hold_in_fp64():
 def test_the_formulas_of_the_gated_unit_hold_in_fp64(activation: Any):
     gate, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     assert torch.autograd.gradcheck(lambda g, u: GatedUnit.apply(g, u, activation), (gate, up))
+
+
+def test_the_formulas_of_the_low_rank_update_hold_in_fp64():
+    shapes = ((2, 3, 5), (2, 3, 4), (2, 4), (5, 2))
+    result, x, down, up = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    found = LowRankUpdate.apply(result * 1, x, down, up, 1.5)
+    torch.testing.assert_close(found, result + 1.5 * (x @ down.T @ up.T))
+    assert torch.autograd.gradcheck(lambda y, *rest: LowRankUpdate.apply(y * 1, *rest, 1.5), (result, x, down, up))
+
+
+@pytest.mark.parametrize("adapter", VARIANTS)
+def test_low_rank_updates_have_the_loss_and_gradient_of_peft(adapter: str):
+    model = build(shipped("tiny"), VARIANTS[adapter], implementation="sdpa")
+    fused = [module for module in model.modules() if type(module.__dict__.get("forward")).__name__ == "_FusedLora"]
+    assert len(fused) == (2 * 2 if adapter == "two layers" else 2 * 7)
+    ids = torch.randint(3, 500, (2, 90), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    found = gradient(model, ids, torch.float32)
+    torch.manual_seed(1)
+    with unfused(model):
+        expected = gradient(model, ids, torch.float32)
+    assert float((found - expected).norm()) <= 1e-5 * float(expected.norm()) > 0
+
+
+def test_what_peft_does_beside_a_plain_update_is_left_to_it():
+    dora = build(shipped("tiny"), replace(LORA, use_dora=True))
+    assert "_FusedLora" not in {type(module.__dict__.get("forward")).__name__ for module in dora.modules()}
+    model = build(shipped("tiny"), LORA, implementation="sdpa").eval()
+    ids = torch.arange(3, 40)[None]
+    adapted = model(input_ids=ids).logits
+    with model.disable_adapter():
+        plain = model(input_ids=ids).logits
+    assert not torch.allclose(adapted, plain)
+    model.merge_adapter()
+    torch.testing.assert_close(model(input_ids=ids).logits, adapted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(("checkpointing", "products"), [("off", 3), ("on", 3)])
+def test_the_product_of_gate_and_up_is_made_again_unless_the_whole_layer_is(
+    adapter: str, checkpointing: str, products: int
+):
+    """Activations: in the forward pass, again for the weights' gradient or with the layer, and for the gate's."""
+    model = build(shipped("tiny"), ADAPTERS[adapter], checkpointing=checkpointing, implementation="sdpa")
+    (first, *_) = [forward for module in model.modules() if hasattr(forward := module.__dict__.get("forward"), "layer")]
+    counted = []
+
+    def function(gate: torch.Tensor) -> torch.Tensor:
+        counted.append(gate.shape)
+        return nn.functional.silu(gate)
+
+    first.module.forward = replace(first, activation=Activation(function, first.activation.gradient))
+    gradient(model, torch.arange(3, 40)[None], torch.bfloat16)
+    assert len(counted) == products
 
 
 @pytest.mark.parametrize(

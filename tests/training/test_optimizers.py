@@ -134,6 +134,19 @@ def test_states_take_the_memory_that_micro_batches_are_planned_with(optimizer: O
     assert 0.5 * state_bytes(optimizer) < measured < 1.2 * state_bytes(optimizer)
 
 
+def test_moments_made_before_the_first_step_change_none():
+    model, ours = started(SHIPPED["adamw"])
+    assert {float(state["step"]) for state in ours.state.values()} == {0.0}
+    assert all(not state["exp_avg"].any() and not state["exp_avg_sq"].any() for state in ours.state.values())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(group["lr"] == group["peak_lr"] > 0 for group in ours.param_groups)
+    other, _ = started(SHIPPED["adamw"])
+    settings = {key: ours.defaults[key] for key in ("betas", "eps")}
+    groups = parameter_groups(other, ours.param_groups[0]["peak_lr"], weight_decay=SHIPPED["adamw"].weight_decay)
+    theirs = torch.optim.AdamW(groups, fused=True, **settings)
+    assert learn(model, ours, 3) == learn(other, theirs, 3)
+
+
 def test_lion_moves_every_weight_by_the_rate_in_the_direction_of_its_momentum():
     draw = torch.Generator().manual_seed(0)
     weights, rate, decay = torch.randn(50, generator=draw).requires_grad_(), 0.01, 0.1
