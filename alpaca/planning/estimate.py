@@ -103,7 +103,8 @@ class Planner:
         place = placement(config, device, devices)
         budget = self._budget(config, counted, place, device)
         plan = self._schedule(config, place.ranks, budget, look_at)
-        batch = Batch(plan.largest, plan.largest_labels, plan.most_micro_batches > 1)
+        seen = plan.pairs / max(1, plan.executed)
+        batch = Batch(plan.largest, plan.largest_labels, plan.most_micro_batches > 1, seen)
         work = operations(config, self.shape, counted, plan)
         time = hours(config, self.shape, counted, plan, device, place)
         return Estimate(

@@ -6,8 +6,10 @@ frozen in bf16; c = 2, or 4 in fp32):
 
 * two norms keep their input, 2 r hidden; what they give to linear layers is kept where a trained matrix or an
   adapter reads it, c hidden each;
-* attention keeps query, key and value, c (query + 2 key_value), and the output projection its input, c query;
-* a gated MLP keeps gate and up, 2 c intermediate, and the down projection its input, c intermediate;
+* attention keeps query, key and value, c (query + 2 key_value), and the output projection its input, c query; on a CPU
+  its weights too, c heads for each key that a query sees, where they are few;
+* a gated MLP keeps gate and up, 2 c intermediate, from which the input of the down projection is made again; in other
+  MLPs that is kept, c intermediate;
 * LoRA keeps c rank for each targeted matrix and, with dropout, the dropped input and its mask; DoRA what the base and
   the update gave, 2 c outputs.
 
@@ -37,6 +39,8 @@ STATE_BYTES = {
     "schedule_free": 8.0,
     "sgd": 4.0,
 }
+QUERY_BLOCK, KEPT_SCORES = 64, 3  # as in alpaca/modeling/segment_products.py
+BLOCK_WASTE = 1.2  # padding of blocks that are computed together; measured 1.1 to 1.3
 PROCESS_CPU = 0.6 * GIB  # Python with torch, transformers and peft, before a model is loaded
 PROCESS_GPU = 0.9 * GIB  # CUDA context, kernels and cuBLAS's workspace
 FRAGMENTED_GPU = 0.05  # of activations and temporaries, lost between blocks; assumed
@@ -109,11 +113,12 @@ class Placement:
 
 @dataclass(frozen=True)
 class Batch:
-    """The largest micro-batch: executed tokens, labels, and whether a step has several."""
+    """The largest micro-batch: executed tokens, labels, whether a step has several; the keys a query sees on average."""
 
     tokens: int
     labels: int
     several: bool
+    seen: float = 0.0
 
 
 def state_bytes(config: Config) -> float:
@@ -176,7 +181,7 @@ def _base_bytes(config: Config, shape: Shape, counted: Parameters, stored: int) 
 
 def activations(config: Config, shape: Shape, counted: Parameters, place: Placement, batch: Batch) -> float:
     """Bytes kept from the forward for the backward pass, at their most."""
-    layer = layer_bytes_per_token(config, shape, counted, place)
+    layer = layer_bytes_per_token(config, shape, counted, place) + _weights_per_token(config, shape, place, batch)
     stream = _stream_bytes(config, place) * shape.hidden
     how = config.train.activation_checkpointing
     if how == "on":
@@ -187,6 +192,14 @@ def activations(config: Config, shape: Shape, counted: Parameters, place: Placem
         per_token = shape.layers * layer
     per_token += 3 * stream  # embedding and last norm
     return batch.tokens * per_token
+
+
+def _weights_per_token(config: Config, shape: Shape, place: Placement, batch: Batch) -> float:
+    """Bytes of attention weights that one layer keeps for each token: those of a packed micro-batch on a CPU, if few."""
+    if place.gpu or config.train.packing == "off":
+        return 0.0
+    kept = shape.heads * BLOCK_WASTE * (batch.seen + QUERY_BLOCK / 2)
+    return place.compute_bytes * kept if kept <= KEPT_SCORES * shape.query_size else 0.0
 
 
 def _stream_bytes(config: Config, place: Placement) -> int:
@@ -206,16 +219,16 @@ def layer_bytes_per_token(config: Config, shape: Shape, counted: Parameters, pla
     if place.gpu:
         kept += compute * shape.query_size + 4 * shape.heads  # attention's output and its log-sum-exp
     if config.adapter.kind != FULL:
-        kept += _adapter_bytes_per_token(config, counted.targets, place)
+        kept += _adapter_bytes_per_token(config, shape, counted.targets, place)
         if not shape.gated and not any(linear.role == "down" for linear in counted.targets):
             kept += compute * shape.intermediate  # what the activation gave
         return kept
     if not shape.gated and stream > compute:  # norms that are not fused hand each reader a copy of its own
         kept += compute * 2 * shape.hidden
-    return kept + compute * (2 * shape.hidden + shape.query_size + shape.intermediate)
+    return kept + compute * (2 * shape.hidden + shape.query_size + (0 if shape.gated else shape.intermediate))
 
 
-def _adapter_bytes_per_token(config: Config, targets: tuple[Linear, ...], place: Placement) -> float:
+def _adapter_bytes_per_token(config: Config, shape: Shape, targets: tuple[Linear, ...], place: Placement) -> float:
     adapter, compute = config.adapter, place.compute_bytes
     kept = float(compute * adapter.rank * len(targets))
     if adapter.dropout:  # a dropped input and a mask for each matrix; on a CPU the mask is as wide as the input
@@ -224,7 +237,8 @@ def _adapter_bytes_per_token(config: Config, targets: tuple[Linear, ...], place:
     elif adapter.use_dora and compute < 4:  # each matrix casts its own input
         kept += sum(compute * linear.inputs for linear in targets)
     else:  # one input for all matrices that read it
-        kept += compute * sum({_reads(linear): linear.inputs for linear in targets}.values())
+        read = {_reads(linear): linear.inputs for linear in targets if not (shape.gated and linear.role == "down")}
+        kept += compute * sum(read.values())
     if adapter.use_dora:  # what the base and the update gave, for the gradient of the magnitudes
         kept += sum(2 * compute * linear.outputs for linear in targets)
     return kept
