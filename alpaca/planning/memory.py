@@ -49,7 +49,8 @@ FRAGMENTED_GPU = 0.05  # of activations and temporaries, lost between blocks; as
 # logits leave behind; and of the three outputs of LoRA's widest matrix, which lie between tensors that are kept, this
 # much in every layer, by what else is kept. Full fine-tuning leaves no such holes.
 HEAP_EMBEDDINGS = 2.2
-HEAP_HOLES = {"off": 1.23, "selective": 0.75, "on": 0.26}
+HEAP_HOLES = {"off": 0.5, "selective": 0.45, "on": 0.4}
+HEAP_HOLES_QUANTISED = {"off": 0.5, "selective": 0.3, "on": 0.05}  # a whole matrix, made and dropped, finds its place
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Batch:
-    """The largest micro-batch: executed tokens, labels, whether a step has several; the keys a query sees on average."""
+    """The largest micro-batch: executed tokens, labels, whether a step has several; keys that a query sees on average."""
 
     tokens: int
     labels: int
@@ -195,7 +196,7 @@ def activations(config: Config, shape: Shape, counted: Parameters, place: Placem
 
 
 def _weights_per_token(config: Config, shape: Shape, place: Placement, batch: Batch) -> float:
-    """Bytes of attention weights that one layer keeps for each token: those of a packed micro-batch on a CPU, if few."""
+    """Bytes of attention weights that a layer keeps for each token: those of a packed micro-batch on a CPU, if few."""
     if place.gpu or config.train.packing == "off":
         return 0.0
     kept = shape.heads * BLOCK_WASTE * (batch.seen + QUERY_BLOCK / 2)
@@ -268,7 +269,8 @@ def _lost_in_heap(config: Config, shape: Shape, counted: Parameters, place: Plac
         return left
     widest = max(linear.outputs for linear in counted.targets)
     each = 3 * place.compute_bytes * widest * batch.tokens
-    return left + HEAP_HOLES[config.train.activation_checkpointing] * shape.layers * each
+    holes = HEAP_HOLES if config.adapter.bits is None else HEAP_HOLES_QUANTISED
+    return left + holes[config.train.activation_checkpointing] * shape.layers * each
 
 
 def _copies(config: Config, shape: Shape, counted: Parameters, place: Placement) -> float:
