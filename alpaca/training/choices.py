@@ -11,19 +11,27 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from alpaca.config import AdapterConfig, TrainConfig
+from alpaca.config import AdapterConfig, Config, TrainConfig
+from alpaca.data.encoding import Examples
 from alpaca.data.steps import token_budget
 from alpaca.errors import UserError
+from alpaca.modeling.adapters import trained_parameters
 from alpaca.modeling.layers import dropout_settings
-from alpaca.training.batches import Layout
+from alpaca.training.batches import Layout, label_tensors, model_inputs
+from alpaca.training.loss import supervised_loss
+from alpaca.training.optimizers import state_bytes
+from alpaca.training.precision import Compute
+from alpaca.training.world import World
 
 LARGEST_PROBED = 1 << 16
 FREE_SHARE = 0.15
+SHARDED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,42 @@ class Choices:
     def recorded(self) -> dict[str, Any]:
         """For `env.json`."""
         return {**vars(self.layout), "reasons": self.reasons}
+
+
+def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples, world: World) -> Choices:
+    """The layout of micro-batches; on a GPU that holds the whole model their size is found by trying unless it is set.
+
+    Before sharding every rank holds more than it will: there the rule is 8,192 tokens.
+    """
+    choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
+    if config.train.micro_batch_tokens is not None or compute.device.type != "cuda":
+        return choices
+    if config.parallelism.sharding not in ("none", "replicate") and not world.alone:
+        tokens = max(SHARDED_TOKENS, choices.layout.micro_batch_tokens)
+        return replace(choices, layout=replace(choices.layout, micro_batch_tokens=tokens))
+    layout = choices.layout
+    longest = int(examples.lengths.argmax())
+
+    def run_micro_batch(tokens: int) -> None:
+        rows = [longest] * max(1, tokens // int(examples.lengths[longest]))
+        batch = replace(layout, share_prefix=False).lay_out(examples, rows)
+        model.train()
+        try:
+            with compute.autocast():
+                summed = supervised_loss(
+                    model, model_inputs(batch, compute.device), *label_tensors(batch, compute.device)
+                )
+            (summed / len(batch.labels)).backward()
+        finally:
+            model.zero_grad(set_to_none=True)
+
+    state = int(trained_parameters(model)[0] * state_bytes(config.optimizer))
+    found = largest_that_fits(
+        lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
+    )
+    return Choices(
+        replace(layout, micro_batch_tokens=found), {**choices.reasons, "micro_batch_tokens": "largest that fits"}
+    )
 
 
 def choose_layout(train: TrainConfig, adapter: AdapterConfig, model: Any, *, max_length: int) -> Choices:

@@ -16,6 +16,7 @@ from test_schedule import SETTINGS, real_steps
 
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import trained_parameters
+from alpaca.modeling.base import load_tokenizer
 from alpaca.planning.devices import find, here, known_devices
 from alpaca.planning.estimate import Planner, estimate
 from alpaca.planning.memory import Placement, layer_bytes_per_token
@@ -25,7 +26,7 @@ from alpaca.training.batches import label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss
 from alpaca.training.optimizers import STATE_BYTES
 from alpaca.training.precision import choose
-from alpaca.training.worker import build_model, load_tokenizer
+from alpaca.training.preparation import build_model
 
 
 def kept_per_token_and_layer(config: Any, precision: str, steps: Any) -> float:
