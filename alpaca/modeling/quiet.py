@@ -1,4 +1,4 @@
-"""Libraries speak through our own lines: their progress bars and notices belong in no user's terminal."""
+"""How loud the libraries are that load, train and save models: only as loud as an error."""
 
 import logging
 import warnings

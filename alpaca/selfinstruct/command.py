@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from alpaca.engines.exchange import Engine, EngineSettings
 from alpaca.engines.prices import Prices, prices_of
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct import directories, reporting
-from alpaca.selfinstruct.ending import heard_by, terminated_as_interrupted
+from alpaca.selfinstruct.ending import terminated_as_interrupted
 from alpaca.selfinstruct.ledger import Ledger
 from alpaca.selfinstruct.pipeline import Pipeline
 from alpaca.selfinstruct.result import CARD, DATASET, Result, diversity_of, licence_of
@@ -220,7 +221,7 @@ def _no_room(error: OSError, folder: Path) -> str:
 
 async def _all_stages(job: _Job, engine: Engine) -> None:
     try:
-        with heard_by(job.pipeline.interrupt):
+        with job.pipeline.interrupted_by(signal.SIGINT, signal.SIGTERM):
             await _stages(job)
     finally:
         with contextlib.suppress(Exception):

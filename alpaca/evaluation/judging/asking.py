@@ -5,6 +5,7 @@ The engine and its packages are imported when a judge is asked, not before.
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,14 +169,13 @@ async def _run(
         judge=judge_name(filled),
         concurrency=filled.concurrency or 1,
         give_up_after=filled.give_up_after,
-        keeps_under_way=keeps,
         cached=filled.cache and not _may_change(filled),
         readable=_readable,
         say=listener.say,
     )
     panel.on_judged = listener.on_judged
     try:
-        with panel.hearing_interrupts():
+        with panel.interrupted_by(signal.SIGINT):
             await panel.run(questions)
     finally:
         with contextlib.suppress(Exception):
