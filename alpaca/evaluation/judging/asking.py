@@ -18,6 +18,7 @@ from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, RequestLedger
 from alpaca.engines.prices import ON_THIS_MACHINE
 from alpaca.engines.refusals import NO_STRUCTURE
+from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import UserError
 from alpaca.evaluation.answers import Answer
 from alpaca.evaluation.judging import verdicts
@@ -29,7 +30,7 @@ from alpaca.evaluation.judging.pairs import Judged, Judgement, Pair, drawn, mode
 from alpaca.evaluation.judging.panel import Panel
 from alpaca.evaluation.judging.prompt import JSON, LINE, VERSION, question
 from alpaca.evaluation.judging.report import PREFIX
-from alpaca.evaluation.judging.settings import engine_settings, in_our_words, judge_name, prices, resolved
+from alpaca.evaluation.judging.settings import SECTION, judge_name, resolved
 
 JUDGEMENTS, ANNOTATIONS = "judgements.jsonl", "annotations.json"
 
@@ -131,7 +132,7 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
         listener.say(f"interrupted; the judgements so far are kept in {place}, and the same command continues")
         raise
     except UserError as error:
-        raise in_our_words(error) from None
+        raise in_words_of(SECTION, error) from None
     finally:
         ledger.close()
     judged = [_judged(pair, questions, panel.outcomes, filled) for pair in pairs]
@@ -151,7 +152,7 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
 def _opened(filled: JudgeConfig, place: Path) -> Engine:
     from alpaca.engines.opening import open_engine
 
-    return open_engine(engine_settings(filled, str(place / "batches")))
+    return open_engine(engine_settings(filled, state_dir=str(place / "batches")))
 
 
 async def _run(
