@@ -23,15 +23,12 @@ from alpaca.data.steps import token_budget
 from alpaca.errors import UserError
 from alpaca.modeling.adapters import trained_parameters
 from alpaca.modeling.layers import dropout_settings
+from alpaca.planning.memory import state_bytes
+from alpaca.planning.micro_batch import FREE_SHARE, SHARDED_TOKENS, largest_that_fits
 from alpaca.training.batches import Layout, label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss
-from alpaca.training.optimizers import state_bytes
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
-
-LARGEST_PROBED = 1 << 16
-FREE_SHARE = 0.15
-SHARDED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def choose(config: Config, compute: Compute, model: nn.Module, examples: Example
         finally:
             model.zero_grad(set_to_none=True)
 
-    state = int(trained_parameters(model)[0] * state_bytes(config.optimizer))
+    state = int(trained_parameters(model)[0] * state_bytes(config))
     found = largest_that_fits(
         lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
     )
@@ -139,19 +136,6 @@ def _why_not_shared(train: TrainConfig, adapter: AdapterConfig, model: Any) -> s
 
 def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def largest_that_fits(fits: Callable[[int], bool], start: int, least: int) -> int:
-    """The largest `start` x 2^k, k negative too, up to 65,536, for which `fits` holds; `least` where none does."""
-    tokens = start
-    if fits(tokens):
-        while tokens * 2 <= LARGEST_PROBED and fits(tokens * 2):
-            tokens *= 2
-        return tokens
-    while (tokens := tokens // 2) > least:
-        if fits(tokens):
-            return tokens
-    return least
 
 
 def fits_on_gpu(run_micro_batch: Callable[[int], None], tokens: int, later: int = 0) -> bool:

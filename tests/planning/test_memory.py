@@ -24,7 +24,6 @@ from alpaca.planning.parameters import parameters
 from alpaca.planning.variants import _adapter, _parallelism, over
 from alpaca.training.batches import label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss
-from alpaca.training.optimizers import STATE_BYTES
 from alpaca.training.precision import choose
 from alpaca.training.preparation import build_model
 
@@ -119,12 +118,6 @@ def test_micro_batches_of_a_gpu_are_as_large_as_fits():
     planner = Planner.of(config)
     assert planner.estimate(small, 1).micro_batch_tokens < planner.estimate(large, 1).micro_batch_tokens
     assert planner.estimate(large, 1).memory_gib < 0.85 * large.memory_gib
-
-
-def test_bytes_of_optimizer_state_are_those_of_the_optimizers():
-    from alpaca.planning.memory import STATE_BYTES as SAID
-
-    assert SAID == STATE_BYTES
 
 
 @pytest.mark.parametrize("model", options("model"))
