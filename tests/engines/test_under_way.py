@@ -130,6 +130,15 @@ def test_what_no_retry_mends_is_raised_and_the_rest_is_waited_for(tmp_path: Path
     worked(tmp_path, work)
 
 
+def test_a_refusal_at_the_end_hides_no_answer(tmp_path: Path):
+    async def work(under_way: UnderWay[str], engine: Held) -> None:
+        send(under_way, [REQUESTS[0], Request("bad", prompt="Hello", max_tokens=10), REQUESTS[1]])
+        engine.released.set()
+        assert [key for key, _ in await under_way.drain()] == ["r0", "r1"]
+
+    worked(tmp_path, work)
+
+
 def test_signals_interrupt_within_the_context_and_go_where_they_went_after_it(tmp_path: Path):
     heard: list[int] = []
 
