@@ -135,12 +135,14 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     import torch
 
     from alpaca.modeling import attention
+    from alpaca.modeling.base import load_tokenizer
     from alpaca.modeling.fused import unfused
-    from alpaca.training import worker
+    from alpaca.modeling.quiet import quiet_libraries
+    from alpaca.training import preparation
     from alpaca.training.metering import peak_memory_gib
     from alpaca.training.precision import choose
 
-    worker.quiet_libraries()
+    quiet_libraries()
     attention.register()
     kind, changes = VARIANTS.get(options.variant, ("ours", {}))
     config = _composed(["model=smollm2_135m", *_data(options.data), *overrides])
@@ -156,10 +158,10 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     precision = changes.get("precision", "fp32" if kind == "trl" and not changes.get("bf16") else "bf16")
     compute = choose(precision)
     with _quiet():
-        tokenizer = worker.load_tokenizer(config.model)
-        prepared = worker.prepare(config, tokenizer, _Silent())
+        tokenizer = load_tokenizer(config.model)
+        prepared = preparation.prepare(config, tokenizer, _Silent())
         held = _resident_gib() if compute.device.type == "cpu" else 0.0
-        model = worker.build_model(config, tokenizer, compute)
+        model = preparation.build_model(config, tokenizer, compute)
     if options.variant == PREPARE:
         return {}
     run = {"ours": _ours, "recipe": _recipe, "trl": _trl}[kind]
@@ -212,8 +214,8 @@ def _mfu(rate: float, model: Any, compute: Any, prepared: Any) -> float | None:
 def _ours(config: Any, compute: Any, prepared: Any, model: Any, *_: Any) -> tuple[list[float], list[float]]:
     """The loop of a run, alone, with what it would write kept here."""
     from alpaca.tracking.terminal import Terminal
-    from alpaca.training import worker
     from alpaca.training.batches import Steps
+    from alpaca.training.choices import choose
     from alpaca.training.flops import ModelFlops, peak_tflops
     from alpaca.training.loop import LossScale, Progress, Session, train
     from alpaca.training.metering import Meter
@@ -223,7 +225,7 @@ def _ours(config: Any, compute: Any, prepared: Any, model: Any, *_: Any) -> tupl
     from alpaca.training.world import World
 
     world, written = World(), _Written()
-    layout = worker.choose(config, compute, model, prepared.train, world).layout
+    layout = choose(config, compute, model, prepared.train, world).layout
     meter = Meter(compute.device, ModelFlops.of(model), peak_tflops(compute.device, compute.precision))
     rate = peak_learning_rate(config.optimizer, config.adapter)
     optimizer = build_optimizer(model, config.optimizer, rate, b_lr_ratio=config.adapter.b_lr_ratio)

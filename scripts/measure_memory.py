@@ -69,11 +69,13 @@ def measure(case: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     prepare_host()
 
     from alpaca.modeling import attention
+    from alpaca.modeling.base import load_tokenizer
+    from alpaca.modeling.quiet import quiet_libraries
     from alpaca.planning.counts import of_examples
     from alpaca.planning.devices import here
     from alpaca.planning.estimate import estimate
     from alpaca.tracking.terminal import Terminal
-    from alpaca.training import worker
+    from alpaca.training import choices, preparation
     from alpaca.training.batches import Steps
     from alpaca.training.flops import ModelFlops
     from alpaca.training.loop import LossScale, Progress, Session, train
@@ -88,18 +90,18 @@ def measure(case: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     adapter, how = case.split("/")
     given = [*DEFAULTS, *overrides, f"adapter={adapter}", f"train.activation_checkpointing={how}"]
     config = _composed([*given, f"train.max_steps={steps}", "train.epochs=1000", "evaluation=none"])
-    worker.quiet_libraries()
+    quiet_libraries()
     attention.register()
     compute, world, silent = choose(config.train.precision), World(), Terminal(silent=True)
-    tokenizer = worker.load_tokenizer(config.model)
-    prepared = worker.prepare(config, tokenizer, silent)
+    tokenizer = load_tokenizer(config.model)
+    prepared = preparation.prepare(config, tokenizer, silent)
     counts = of_examples(prepared.train)
     predicted = estimate(config, here(), counts=counts)
     on_gpu = compute.device.type == "cuda"
     held, before = (0.0, 0.0) if on_gpu else (_resident_gib(), peak_memory_gib(compute.device))
-    model = worker.build_model(config, tokenizer, compute)
+    model = preparation.build_model(config, tokenizer, compute)
     loaded = peak_memory_gib(compute.device)
-    layout = worker.choose(config, compute, model, prepared.train, world).layout
+    layout = choices.choose(config, compute, model, prepared.train, world).layout
     self_check(model, prepared.train, layout, compute, world)
     rate = peak_learning_rate(config.optimizer, config.adapter)
     optimizer = build_optimizer(model, config.optimizer, rate, b_lr_ratio=config.adapter.b_lr_ratio)

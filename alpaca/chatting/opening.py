@@ -4,13 +4,11 @@ A run is computed in the precision it was trained in, as its evaluation was, whe
 does that well; a model folder as a new run would compute it.
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import yaml
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -23,6 +21,7 @@ from alpaca.engines.local import model_of
 from alpaca.errors import RunFailed, UserError
 from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.finished import load_finished, read_record, read_template
+from alpaca.modeling.quiet import quiet_libraries
 from alpaca.modeling.tokenizer import template_for, text_encoder
 from alpaca.training.precision import Compute, choose
 
@@ -84,9 +83,7 @@ def open_speaker(reference: str, *, template: str | None = None, otherwise: Prom
         UserError: no such thing, a run that is not finished, a model that cannot be loaded or has no template.
         RunFailed: not enough memory.
     """
-    warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|peft\.|accelerate\.")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    quiet_libraries()
     folder = Path(reference).expanduser()
     try:
         if (folder / "config.yaml").is_file():

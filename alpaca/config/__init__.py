@@ -9,6 +9,7 @@ Hydra as the first entry of the defaults list, so that an unknown key anywhere i
 from dataclasses import dataclass, field
 
 from alpaca.config.data import DataSourceConfig, FilterConfig, TemplateConfig
+from alpaca.config.engine import EngineConfig
 from alpaca.config.evaluation import (
     DecodeConfig,
     EvaluationConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "Config",
     "DataSourceConfig",
     "DecodeConfig",
+    "EngineConfig",
     "EvaluationConfig",
     "FilterConfig",
     "GenerateConfig",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from alpaca.config.engine import EngineConfig
 from alpaca.config.fields import GENERATION, NOTHING, setting
 
 
@@ -42,7 +43,7 @@ class TaskFilterConfig:
 
 
 @dataclass
-class GenerationConfig:
+class GenerationConfig(EngineConfig):
     """Making instruction data with a model: which one, asked how, filtered how, for how much."""
 
     name: str = setting("", NOTHING, "Name of the YAML; appears in tags and tables.")
@@ -115,14 +116,6 @@ class GenerationConfig:
     )
     seed: int = setting(0, GENERATION, "Choice of the examples, and sampling where the engine takes a seed", at_least=0)
     filters: TaskFilterConfig = field(default_factory=TaskFilterConfig)
-    budget_usd: float | None = setting(None, NOTHING, "Dollars never to be exceeded; null is no limit", above=0)
-    budget_tokens: int | None = setting(None, NOTHING, "Tokens never to be exceeded; null is no limit", at_least=1)
-    price_prompt: float | None = setting(
-        None, NOTHING, "Dollars for a million prompt tokens; null is the shipped price list", at_least=0
-    )
-    price_completion: float | None = setting(
-        None, NOTHING, "Dollars for a million completion tokens; null is the shipped price list", at_least=0
-    )
     concurrency: int | None = setting(
         None, NOTHING, "Requests under way at once; null is 8, for local 32, vllm 256, openai_batch 1,000", at_least=1
     )
@@ -132,9 +125,6 @@ class GenerationConfig:
         "Request k shows tasks kept from requests up to k - lag only, so that concurrency changes nothing; it",
         at_least=1,
     )
-    timeout_s: float = setting(120.0, NOTHING, "Seconds one attempt may take", above=0)
-    retries: int = setting(6, NOTHING, "Attempts after the first", at_least=0)
-    poll_s: float = setting(30.0, NOTHING, "Seconds between two looks at a batch, for openai_batch", above=0)
     give_up_after: int = setting(
         50, NOTHING, "Stop after this many requests in a row from which nothing was kept", at_least=1
     )

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from alpaca.config.engine import EngineConfig
 from alpaca.config.fields import EVALUATION, NOTHING, setting
 
 
 @dataclass
-class JudgeConfig:
+class JudgeConfig(EngineConfig):
     """Evaluation `judge`: a model compares each answer with a baseline's, or stored judgements are replayed."""
 
     baseline: str = setting(
@@ -54,20 +55,9 @@ class JudgeConfig:
     cache: bool = setting(
         True, NOTHING, "Take judgements that earlier runs paid for from the user's cache, and keep new ones there."
     )
-    budget_usd: float | None = setting(None, NOTHING, "Dollars never to be exceeded; null is no limit", above=0)
-    budget_tokens: int | None = setting(None, NOTHING, "Tokens never to be exceeded; null is no limit", at_least=1)
-    price_prompt: float | None = setting(
-        None, NOTHING, "Dollars for a million prompt tokens; null is the shipped price list", at_least=0
-    )
-    price_completion: float | None = setting(
-        None, NOTHING, "Dollars for a million completion tokens; null is the shipped price list", at_least=0
-    )
     concurrency: int | None = setting(
         None, NOTHING, "Requests under way at once; null is 8, for local 16, vllm 256, openai_batch 1,000", at_least=1
     )
-    timeout_s: float = setting(120.0, NOTHING, "Seconds one attempt may take", above=0)
-    retries: int = setting(6, NOTHING, "Attempts after the first", at_least=0)
-    poll_s: float = setting(30.0, NOTHING, "Seconds between two looks at a batch, for openai_batch", above=0)
     give_up_after: int = setting(
         20, NOTHING, "Stop after this many judgements in a row that were lost after all retries", at_least=1
     )

@@ -22,6 +22,7 @@ class Asker:
     """Asks an engine on one budget and one ledger.
 
     Attributes:
+        keeps_under_way: the engine finds its requests again after a restart.
         ending: the job ends early: what is under way is waited for, nothing more is sent.
         done: the job is complete: what is still under way is not needed any more.
         sent: requests that went out, in earlier processes too.
@@ -36,13 +37,9 @@ class Asker:
         *,
         keeps_under_way: bool,
     ):
-        """What the ledger says was spent is booked into the budget.
-
-        Args:
-            keeps_under_way: the engine finds its requests again after a restart.
-        """
+        """What the ledger says was spent is booked into the budget."""
         self._engine, self._ledger, self._budget, self._prices = engine, ledger, budget, prices
-        self._keeps = keeps_under_way
+        self.keeps_under_way = keeps_under_way
         self._bounds = ledger.past.bounds
         self._lost_of = dict(ledger.past.lost_of) if keeps_under_way else {}
         self._bound_of: dict[Reservation, Usage] = {}  # of requests under way, as the engine gives it
@@ -106,10 +103,10 @@ class Asker:
             self._ledger.refused(request, str(error), lost)
             raise
         except BaseException:  # cancelled: nobody will know what it cost
-            found_again = self._keeps and not self.done
+            found_again = self.keeps_under_way and not self.done
             lost = self._at_least(request, Usage() if found_again else lost + reservation.most)
             self._settle(request, reservation, Usage(), lost)
-            if self._keeps and self.done:
+            if self.keeps_under_way and self.done:
                 self._ledger.refused(request, "not needed any more", lost)
             raise
         lost = self._bounds.of_lost(bound, reply.lost)
@@ -126,7 +123,7 @@ class Asker:
     def _settle(self, request: Request, reservation: Reservation, actual: Usage, lost: Usage) -> None:
         """Book what the request cost; an engine that keeps its requests counts `lost` over all processes."""
         self._budget.settle(reservation, actual, lost)
-        if self._keeps:
+        if self.keeps_under_way:
             before = self._lost_of.get(request.id, Usage())
             self._budget.book(Usage(), Usage(-before.prompt_tokens, -before.completion_tokens))
             self._lost_of[request.id] = lost

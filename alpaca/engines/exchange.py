@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+KEY = "OPENAI_API_KEY"  # the environment variable that holds the key, its only place
+
 
 @dataclass(frozen=True)
 class Usage:

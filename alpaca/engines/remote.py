@@ -12,11 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alpaca.engines import failures
-from alpaca.engines.exchange import EngineSettings
+from alpaca.engines.exchange import KEY, EngineSettings
 from alpaca.engines.failures import Failure, Target
 from alpaca.errors import UserError
 
-KEY = "OPENAI_API_KEY"
 OFFICIAL = "https://api.openai.com/v1"
 LONGEST_CONNECT_S = 10.0
 LONGEST_DOWNLOAD_S = 3600.0

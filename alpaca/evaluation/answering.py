@@ -4,7 +4,6 @@ Both are given the prompt that training taught and end at the template's stop st
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from alpaca.data.rows import Row, example_id
 from alpaca.data.templates import Template
 from alpaca.engines.exchange import EngineSettings, Reply, Request, RequestLost
 from alpaca.engines.opening import open_engine
+from alpaca.engines.section import in_words_of
 from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.decoding import Sampling, answers, request_seed
 from alpaca.modeling.tokenizer import text_encoder
@@ -27,7 +27,6 @@ from alpaca.training.world import World
 
 SECTION = "evaluation.decode"
 OnDone = Callable[[int], None]
-_ENGINE_KEYS = re.compile(r"(?<![\w.])((?:engine|model|concurrency)(?==)|base_url)")
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class EngineAnswerer:
         try:
             return asyncio.run(self._asked(rows, on_done))
         except UserError as error:
-            raise UserError(_ENGINE_KEYS.sub(rf"{SECTION}.\1", str(error))) from None
+            raise in_words_of(SECTION, error) from None
 
     async def _asked(self, rows: Sequence[Row], on_done: OnDone) -> list[Made]:
         chosen = self.settings

@@ -21,12 +21,12 @@ from alpaca.evaluation.quick import QuickScores, quick_scores
 from alpaca.evaluation.targets import OUTPUTS, RUN, Target
 from alpaca.modeling.base import DTYPES, load_tokenizer
 from alpaca.modeling.finished import MODEL, load_finished, read_record, read_template, readable_model
+from alpaca.modeling.quiet import quiet_libraries
 from alpaca.modeling.tokenizer import template_for
 from alpaca.tracking.terminal import Terminal
 from alpaca.training import precision
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
-from alpaca.training.worker import quiet_libraries
 from alpaca.training.world import World
 
 

@@ -5,16 +5,14 @@ its metrics merged into `summary.json`, and a line of `evaluations.jsonl` that s
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 from alpaca.errors import UserError
 from alpaca.evaluation.scores import Scores
+from alpaca.tracking.lock import HeldError, hold
 from alpaca.tracking.run_directory import read_json, read_jsonl, write_json_file, write_jsonl_file
 
 SUMMARY, HISTORY, PREDICTIONS, TARGET = "summary.json", "evaluations.jsonl", "predictions.jsonl", "evaluation.json"
@@ -40,20 +38,11 @@ class Place:
                 what = f"the evaluation of {before}" if before else "other files"
                 raise UserError(f"output_dir={path}: it holds {what}; choose a new folder")
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("a+")
+            self._lock = hold(path / ".lock")
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; choose a folder that can be written, output_dir=DIR") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
+        except HeldError as holder:
             raise UserError(f"{path}: another process is writing here ({holder}); wait for it") from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {platform.node()}")
-        self._lock.flush()
         if not is_run:
             write_json_file(path / TARGET, {"target": str(target.absolute())})
             if not (path / SUMMARY).exists():

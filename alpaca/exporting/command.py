@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging as transformers_logging
 
 from alpaca.errors import RunFailed, UserError
 from alpaca.exporting import gguf as converter
@@ -18,6 +17,7 @@ from alpaca.modeling.base import DTYPES
 from alpaca.modeling.chat_template import chat_template, differing_prompt
 from alpaca.modeling.finished import MODEL, PROBE, Record, read_record, read_template
 from alpaca.modeling.merged import load_merged
+from alpaca.modeling.quiet import quiet_libraries
 
 CPU = torch.device("cpu")
 
@@ -49,8 +49,7 @@ def export(
     script = converter.find() if gguf else None
     if hub_name is not None:
         hub.require_token(hub_name)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_libraries()
     stored = DTYPES[dtype] if dtype is not None else _precision(record)
     beside = target.with_name(f".{target.name}-unfinished")
     shutil.rmtree(beside, ignore_errors=True)

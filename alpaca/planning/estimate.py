@@ -13,13 +13,10 @@ from alpaca.planning.architecture import Shape, shape
 from alpaca.planning.counts import Counts, count
 from alpaca.planning.devices import Device, here
 from alpaca.planning.memory import Batch, Memory, Placement, memory
+from alpaca.planning.micro_batch import FREE_SHARE, SHARDED_TOKENS, largest_that_fits
 from alpaca.planning.parameters import Parameters, parameters
 from alpaca.planning.schedule import Schedule, schedule
 from alpaca.planning.work import dollars, hours, operations
-
-FREE_SHARE = 0.15  # as in alpaca/training/choices.py: what the largest micro-batch leaves free
-LARGEST_PROBED = 1 << 16
-SHARDED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -144,15 +141,7 @@ class Planner:
             needed = memory(config, self.shape, counted, place, batch).total_gib
             return needed <= (1 - FREE_SHARE) * device.memory_gib
 
-        tokens = start
-        if fits(tokens):
-            while tokens * 2 <= LARGEST_PROBED and fits(tokens * 2):
-                tokens *= 2
-            return tokens
-        while (tokens := tokens // 2) > train.max_length:
-            if fits(tokens):
-                return tokens
-        return train.max_length
+        return largest_that_fits(fits, start, train.max_length)
 
 
 def placement(config: Config, device: Device, devices: int) -> Placement:

@@ -52,8 +52,8 @@ def _prepared(config: Config, tokenizer: Path) -> tuple[Examples, dict[str, int]
     with silenced_notices():
         from alpaca.data.preparation import prepare
         from alpaca.modeling.base import load_tokenizer
+        from alpaca.modeling.quiet import quiet_libraries
         from alpaca.modeling.tokenizer import template_for, text_encoder
-        from alpaca.training.worker import quiet_libraries
 
         quiet_libraries()
         weights = RANDOM if str(tokenizer) == RANDOM else str(tokenizer)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from alpaca.config import DataSourceConfig, GenerationConfig
 from alpaca.data.rows import Row
 from alpaca.engines.exchange import Request, Usage
-from alpaca.engines.prices import prices_of
+from alpaca.engines.section import prices
 from alpaca.errors import UserError
 from alpaca.selfinstruct import prompts
 from alpaca.selfinstruct.prompts import Sampling
 from alpaca.selfinstruct.seeds import load_seeds, short_enough
-from alpaca.selfinstruct.settings import EVOLVE, SELF_INSTRUCT, engine_settings, resolved
+from alpaca.selfinstruct.settings import EVOLVE, SELF_INSTRUCT, resolved
 from alpaca.signature import HUB_PREFIX
 
 CHARACTERS_PER_TOKEN = 4.2
@@ -77,18 +77,16 @@ def generation_cost(generation: GenerationConfig) -> GenerationCost:
         prompt_tokens=round(requests * prompt + (target * ANSWER_TOKENS if again else 0)),
         completion_tokens=requests * length + again * min(ANSWER_TOKENS, most),
     )
-    prices = prices_of(
-        engine_settings(filled), price_prompt=generation.price_prompt, price_completion=generation.price_completion
-    )
+    priced = prices(filled)
     return GenerationCost(
         target=target,
         requests=requests + (target if again else 0),
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
-        dollars=None if prices is None else prices.cost(usage),
+        dollars=None if priced is None else priced.cost(usage),
         prices="none known: give generation.price_prompt and generation.price_completion"
-        if prices is None
-        else prices.source,
+        if priced is None
+        else priced.source,
         assumptions=f"{kept:.0%} of the tasks kept, {length / new:,.0f} tokens each, prompts of {prompt:,.0f}",
         model=filled.model or filled.engine,
     )

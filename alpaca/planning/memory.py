@@ -33,9 +33,9 @@ STATE_BYTES = {
     "adamw": 8.0,
     "adamw_8bit": 2.0,
     "paged_adamw_8bit": 2.0,
-    "adafactor": 0.1,
+    "adafactor": 0.1,  # 4 for each row and column of a matrix
     "lion": 4.0,
-    "muon": 8.0,
+    "muon": 8.0,  # 4 for a layer's matrices; embeddings may be most of a small model
     "schedule_free": 8.0,
     "sgd": 4.0,
 }
@@ -123,7 +123,7 @@ class Batch:
 
 
 def state_bytes(config: Config) -> float:
-    """Bytes of optimizer state for each trained weight: the rule of `alpaca/training/optimizers.py`."""
+    """Bytes of optimizer state for each trained weight, about; a bound from above where it depends on the model."""
     return STATE_BYTES[config.optimizer.kind] / (2 if config.optimizer.state_precision == "bf16" else 1)
 
 

@@ -6,7 +6,7 @@ However it ends, the directory holds everything that was paid for, and the same 
 import asyncio
 import contextlib
 import json
-import re
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,22 +19,21 @@ from alpaca.config import Config, DataSourceConfig, GenerationConfig
 from alpaca.data.rows import Row
 from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import Engine, EngineSettings
-from alpaca.engines.prices import Prices, prices_of
+from alpaca.engines.prices import Prices
+from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct import directories, reporting
-from alpaca.selfinstruct.ending import heard_by, terminated_as_interrupted
+from alpaca.selfinstruct.ending import terminated_as_interrupted
 from alpaca.selfinstruct.ledger import Ledger
 from alpaca.selfinstruct.pipeline import Pipeline
 from alpaca.selfinstruct.result import CARD, DATASET, Result, diversity_of, licence_of
 from alpaca.selfinstruct.seeds import load_seeds
-from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SELF_INSTRUCT, engine_settings, resolved
+from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SECTION, SELF_INSTRUCT, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
 from alpaca.signature import generation_settings, generation_signature
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
-
-_ENGINE_KEYS = re.compile(r"(?<![\w.])((?:engine|api|model|concurrency|retries|timeout_s)(?==)|base_url)")
 
 
 @dataclass
@@ -73,17 +72,16 @@ def generate(config: Config, path: Path, overrides: list[str], *, beside_trainin
         return found
     directories.check_same(path, config.generation)
     sources = _sources(config.generation)
-    settings = engine_settings(config.generation, str(path / "batches"))
-    prices = prices_of(
-        settings, price_prompt=config.generation.price_prompt, price_completion=config.generation.price_completion
+    priced = prices(config.generation)
+    budget = Budget(usd=config.generation.budget_usd, tokens=config.generation.budget_tokens, prices=priced)
+    engine = open_engine(
+        engine_settings(config.generation, api=config.generation.api or "chat", state_dir=str(path / "batches"))
     )
-    budget = Budget(usd=config.generation.budget_usd, tokens=config.generation.budget_tokens, prices=prices)
-    engine = open_engine(settings)
     directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True)
     try:
         with terminated_as_interrupted():
             return _in_directory(
-                config, mark, directory, overrides, engine, budget, prices, sources, found, beside_training
+                config, mark, directory, overrides, engine, budget, priced, sources, found, beside_training
             )
     finally:
         directory.close()
@@ -96,12 +94,7 @@ def open_engine(settings: EngineSettings) -> Engine:
     try:
         return opened(settings)
     except UserError as error:
-        raise _in_our_words(error) from None
-
-
-def _in_our_words(error: UserError) -> UserError:
-    """An engine knows its settings by their own names; the user types them with the section in front."""
-    return UserError(_ENGINE_KEYS.sub(r"generation.\1", str(error)))
+        raise in_words_of(SECTION, error) from None
 
 
 def _in_directory(
@@ -147,7 +140,7 @@ def _in_directory(
         status = INTERRUPTED
         raise
     except UserError as error:
-        reason = str(_in_our_words(error))
+        reason = str(in_words_of(SECTION, error))
         raise UserError(reason) from None
     except RunFailed as error:
         reason = str(error)
@@ -220,7 +213,7 @@ def _no_room(error: OSError, folder: Path) -> str:
 
 async def _all_stages(job: _Job, engine: Engine) -> None:
     try:
-        with heard_by(job.pipeline.interrupt):
+        with job.pipeline.interrupted_by(signal.SIGINT, signal.SIGTERM):
             await _stages(job)
     finally:
         with contextlib.suppress(Exception):

@@ -6,6 +6,8 @@ it counts. What the ledger already has is taken from there and not asked again. 
 """
 
 import asyncio
+import contextlib
+import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,7 @@ from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, digest
 from alpaca.engines.prices import Prices
+from alpaca.engines.under_way import UnderWay
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct.judging import KEPT, Judged
 from alpaca.selfinstruct.ledger import Ledger
@@ -85,10 +88,9 @@ class Pipeline:
         self._asker = Asker(engine, ledger, budget, prices, keeps_under_way=keeps_under_way)
         self._ledger, self._budget = ledger, budget
         self._concurrency, self._give_up_after = concurrency, give_up_after
-        self._keeps, self._say = keeps_under_way, say
+        self._say = say
         self.report: Callable[[Stage], None] = lambda stage: None
-        self._under_way: dict[asyncio.Task[Outcome], int] = {}
-        self._stopping: asyncio.Event = asyncio.Event()
+        self._under_way: UnderWay[int] = UnderWay(self._asker, what="answers", say=say)
         self._barren = self._silent = 0
 
     @property
@@ -96,15 +98,9 @@ class Pipeline:
         """Requests that went out, in earlier processes too."""
         return self._asker.sent
 
-    def interrupt(self) -> None:
-        """Ask for nothing more and end when what is under way has arrived; a second time ends at once."""
-        if self._stopping.is_set() or self._keeps:
-            for task in self._under_way:
-                task.cancel()
-        elif self._under_way:
-            self._say(f"interrupted: waiting for {len(self._under_way)} answers under way; Ctrl-C again stops at once")
-        self._stopping.set()
-        self._asker.ending = True
+    def interrupted_by(self, *signals: signal.Signals) -> contextlib.AbstractContextManager[None]:
+        """`UnderWay.interrupted_by`."""
+        return self._under_way.interrupted_by(*signals)
 
     async def run(self, stage: Stage) -> None:
         """Ask until the stage is done.
@@ -113,34 +109,31 @@ class Pipeline:
             BudgetSpent: no room for another request.
             RunFailed: nothing was kept, or nothing answered, for too many requests in a row.
             UserError: what no retry mends: key, model, quota, a ledger made by other settings.
-            KeyboardInterrupt: `interrupt` was called.
+            KeyboardInterrupt: interrupted.
         """
         past = self._past_of(stage)
         arrived: dict[int, Outcome] = {}
         taken = sent = 0
         self._barren = self._silent = 0
-        self._asker.ending, self._asker.done = self._stopping.is_set(), False
+        self._asker.ending, self._asker.done = self._under_way.stopping, False
         try:
             while not stage.done:
-                while taken in arrived and not (stage.done or self._stopping.is_set()):
+                while taken in arrived and not (stage.done or self._under_way.stopping):
                     self._take(stage, taken, arrived.pop(taken))
                     taken += 1
                     await asyncio.sleep(0)  # a long replay hears an interrupt too
-                if stage.done or self._stopping.is_set():
+                if stage.done or self._under_way.stopping:
                     break
                 sent = self._ask_ahead(stage, sent, past, arrived)
                 if taken in arrived:
                     continue
                 if not self._under_way:
                     raise BudgetSpent(self._spent(stage))
-                for task in await self._some_finished():
-                    k = self._under_way.pop(task)
-                    if not task.cancelled():
-                        arrived[k] = task.result()
+                arrived.update(await self._under_way.arrived())
         finally:
             self._asker.done = stage.done
-            await self._drain()
-        if self._stopping.is_set() and not stage.done:
+            await self._under_way.drain()
+        if self._under_way.stopping and not stage.done:
             raise KeyboardInterrupt
 
     def _past_of(self, stage: Stage) -> dict[int, Outcome]:
@@ -159,7 +152,7 @@ class Pipeline:
         while stage.ready(sent):
             if sent in past:
                 arrived[sent] = self._replay(stage.request(sent), past.pop(sent))
-            elif not self._may_send(stage, len(arrived)) or not self._send(stage.request(sent), sent):
+            elif not self._may_send(stage, len(arrived)) or not self._under_way.send(stage.request(sent), sent):
                 break
             sent += 1
         return sent
@@ -168,13 +161,6 @@ class Pipeline:
         """Whether one more request under way is of use: enough for the target, and no more at once than allowed."""
         under_way = len(self._under_way)
         return under_way < self._concurrency and under_way + waiting < stage.wanted()
-
-    def _send(self, request: Request, k: int) -> bool:
-        reservation = self._asker.reserve(request)
-        if reservation is None:
-            return False
-        self._under_way[asyncio.create_task(self._asker.ask(request, reservation))] = k
-        return True
 
     def _replay(self, request: Request, outcome: Outcome) -> Outcome:
         if outcome.digest != digest(request):
@@ -224,25 +210,6 @@ class Pipeline:
         tally.missing += max(0, asked_for - len(outcome.answers))
         self._silent = 0
         self._barren = 0 if kept else self._barren + 1
-
-    async def _some_finished(self) -> set[asyncio.Task[Outcome]]:
-        """Wait for an answer or for the interrupt; a fatal error of a request is raised here."""
-        stop = asyncio.create_task(self._stopping.wait())
-        try:
-            finished, _ = await asyncio.wait({*self._under_way, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-        return {task for task in self._under_way if task in finished}
-
-    async def _drain(self) -> None:
-        """End what is under way: wait for it, or let go of it where the engine finds it again."""
-        self._asker.ending = True
-        if self._keeps:
-            for task in self._under_way:
-                task.cancel()
-        if self._under_way:
-            await asyncio.gather(*self._under_way, return_exceptions=True)
-        self._under_way.clear()
 
     def _spent(self, stage: Stage) -> str:
         budget = self._budget

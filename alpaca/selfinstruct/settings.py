@@ -7,14 +7,13 @@ requests: a few examples, one task, sampling that keeps it on its rails. Nothing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from alpaca import paths
 from alpaca.config import GenerationConfig
-from alpaca.engines.exchange import EngineSettings
-from alpaca.engines.prices import prices_of
+from alpaca.engines.section import check_engine
 from alpaca.errors import UserError
 
+SECTION = "generation"
 SELF_INSTRUCT, REANSWER, EVOLVE = "self_instruct", "reanswer", "evolve"
 COMPLETION_PROMPTS = ("alpaca", "compact")
 EMBEDDED_MODEL = "smollm2_135m"  # a name in conf/model
@@ -43,21 +42,6 @@ def resolved(generation: GenerationConfig) -> GenerationConfig:
     return filled
 
 
-def engine_settings(filled: GenerationConfig, state_dir: str | None = None) -> EngineSettings:
-    """How the engine of a resolved section is opened."""
-    return EngineSettings(
-        name=filled.engine,
-        model=filled.model or "",
-        base_url=filled.base_url,
-        api=filled.api or "chat",
-        concurrency=filled.concurrency or 1,
-        timeout_s=filled.timeout_s,
-        retries=filled.retries,
-        state_dir=state_dir,
-        poll_s=filled.poll_s,
-    )
-
-
 def check_generation(generation: GenerationConfig) -> None:
     """Raise `UserError` for the first setting that cannot work; ranges were checked with all other sections.
 
@@ -65,7 +49,7 @@ def check_generation(generation: GenerationConfig) -> None:
     """
     filled = resolved(generation)
     _check_limits(filled)
-    _check_address(filled)
+    check_engine(filled, SECTION)
     _check_prompt(filled)
     _check_filters(filled)
     if filled.mode == SELF_INSTRUCT:
@@ -128,35 +112,6 @@ def _check_limits(filled: GenerationConfig) -> None:
         raise UserError(
             "generation.seed_examples=0 with machine_examples above 0: the first requests would show nothing; "
             "set generation.seed_examples=1 or more"
-        )
-    if (filled.price_prompt is None) != (filled.price_completion is None):
-        raise UserError(
-            "generation.price_prompt and generation.price_completion go together: set both, in dollars a million tokens"
-        )
-    given = {"price_prompt": filled.price_prompt, "price_completion": filled.price_completion}
-    if filled.budget_usd is not None and prices_of(engine_settings(filled), **given) is None:
-        raise UserError(
-            f"generation.budget_usd={filled.budget_usd:g}: the price of generation.model={filled.model} is not known; "
-            "give generation.price_prompt and price_completion in dollars a million tokens, or limit "
-            "generation.budget_tokens"
-        )
-
-
-def _check_address(filled: GenerationConfig) -> None:
-    if filled.base_url is None:
-        return
-    if filled.engine in ("local", "vllm"):
-        raise UserError(
-            f"generation.base_url={filled.base_url}: generation.engine={filled.engine} asks no server; "
-            "set generation.engine=openai, or leave the address out"
-        )
-    address = urlparse(filled.base_url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise UserError(f"generation.base_url={filled.base_url}: no web address; write it as http://127.0.0.1:8000/v1")
-    if address.username or address.password or address.query:
-        raise UserError(
-            f"generation.base_url={address.scheme}://...{address.hostname}...: an address is written into files, so it "
-            "must hold no password and no query; put the key into the environment as OPENAI_API_KEY"
         )
 
 

@@ -5,7 +5,6 @@ beside and renamed), and `summary.json` comes last: a directory without it, or w
 `finished`, is not a finished run.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from alpaca import __version__, paths
 from alpaca.config import Config
 from alpaca.errors import UserError
+from alpaca.tracking.lock import HeldError, hold
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 SAMPLES = "samples.jsonl"
@@ -55,22 +55,14 @@ class RunDirectory:
         self.path = path.absolute()
         self.identity: dict[str, Any] = {"signature": signature, "settings": settings}
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
+            self._lock = hold(self.path / ".lock")
         except OSError as error:
             raise UserError(f"output_dir={path}: {error.strerror}; choose a folder that can be written") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
+        except HeldError as holder:
             raise UserError(
                 f"output_dir={path}: another run is writing here ({holder}); wait for it, or "
                 + ("choose another folder" if extends else "begin a second one with train.resume=never")
             ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {platform.node()}")
-        self._lock.flush()
         self.goes_on = (self.path / "config.yaml").exists()
         if self.goes_on:
             try:

@@ -1,1 +1,1 @@
-"""What a rank does: the Trainer subclass, metering and the worker."""
+"""What a rank does: preparation, the loop, metering and the worker."""

@@ -11,19 +11,24 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from alpaca.config import AdapterConfig, TrainConfig
+from alpaca.config import AdapterConfig, Config, TrainConfig
+from alpaca.data.encoding import Examples
 from alpaca.data.steps import token_budget
 from alpaca.errors import UserError
+from alpaca.modeling.adapters import trained_parameters
 from alpaca.modeling.layers import dropout_settings
-from alpaca.training.batches import Layout
-
-LARGEST_PROBED = 1 << 16
-FREE_SHARE = 0.15
+from alpaca.planning.memory import state_bytes
+from alpaca.planning.micro_batch import FREE_SHARE, SHARDED_TOKENS, largest_that_fits
+from alpaca.training.batches import Layout, label_tensors, model_inputs
+from alpaca.training.loss import supervised_loss
+from alpaca.training.precision import Compute
+from alpaca.training.world import World
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,42 @@ class Choices:
     def recorded(self) -> dict[str, Any]:
         """For `env.json`."""
         return {**vars(self.layout), "reasons": self.reasons}
+
+
+def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples, world: World) -> Choices:
+    """The layout of micro-batches; on a GPU that holds the whole model their size is found by trying unless it is set.
+
+    Before sharding every rank holds more than it will: there the rule is 8,192 tokens.
+    """
+    choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
+    if config.train.micro_batch_tokens is not None or compute.device.type != "cuda":
+        return choices
+    if config.parallelism.sharding not in ("none", "replicate") and not world.alone:
+        tokens = max(SHARDED_TOKENS, choices.layout.micro_batch_tokens)
+        return replace(choices, layout=replace(choices.layout, micro_batch_tokens=tokens))
+    layout = choices.layout
+    longest = int(examples.lengths.argmax())
+
+    def run_micro_batch(tokens: int) -> None:
+        rows = [longest] * max(1, tokens // int(examples.lengths[longest]))
+        batch = replace(layout, share_prefix=False).lay_out(examples, rows)
+        model.train()
+        try:
+            with compute.autocast():
+                summed = supervised_loss(
+                    model, model_inputs(batch, compute.device), *label_tensors(batch, compute.device)
+                )
+            (summed / len(batch.labels)).backward()
+        finally:
+            model.zero_grad(set_to_none=True)
+
+    state = int(trained_parameters(model)[0] * state_bytes(config))
+    found = largest_that_fits(
+        lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
+    )
+    return Choices(
+        replace(layout, micro_batch_tokens=found), {**choices.reasons, "micro_batch_tokens": "largest that fits"}
+    )
 
 
 def choose_layout(train: TrainConfig, adapter: AdapterConfig, model: Any, *, max_length: int) -> Choices:
@@ -95,19 +136,6 @@ def _why_not_shared(train: TrainConfig, adapter: AdapterConfig, model: Any) -> s
 
 def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def largest_that_fits(fits: Callable[[int], bool], start: int, least: int) -> int:
-    """The largest `start` x 2^k, k negative too, up to 65,536, for which `fits` holds; `least` where none does."""
-    tokens = start
-    if fits(tokens):
-        while tokens * 2 <= LARGEST_PROBED and fits(tokens * 2):
-            tokens *= 2
-        return tokens
-    while (tokens := tokens // 2) > least:
-        if fits(tokens):
-            return tokens
-    return least
 
 
 def fits_on_gpu(run_micro_batch: Callable[[int], None], tokens: int, later: int = 0) -> bool:

@@ -106,23 +106,6 @@ RULES: dict[str, Callable[[Any, OptimizerConfig, float], torch.optim.Optimizer]]
 }
 
 
-STATE_BYTES = {
-    "adamw": 8.0,
-    "adamw_8bit": 2.0,
-    "paged_adamw_8bit": 2.0,
-    "adafactor": 0.1,  # 4 for each row and column of a matrix
-    "lion": 4.0,
-    "muon": 8.0,  # 4 for a layer's matrices; embeddings may be most of a small model
-    "schedule_free": 8.0,
-    "sgd": 4.0,
-}
-
-
-def state_bytes(config: OptimizerConfig) -> float:
-    """Bytes of state for each trained weight, about; a bound from above where it depends on the model."""
-    return STATE_BYTES[config.kind] / (2 if config.state_precision == "bf16" else 1)
-
-
 def _betas(config: OptimizerConfig) -> tuple[float, float]:
     return config.betas[0], config.betas[1]
 

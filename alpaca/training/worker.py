@@ -1,4 +1,4 @@
-"""What a rank does: load rows and model, train, score, save. Rank 0 writes the run directory.
+"""What a rank does: make rows and model ready, train, score, save. Rank 0 writes the run directory.
 
 Order of a run: rows and split, tokens and mask, step plan, model and adapter, scores before, the newest
 checkpoint if there is one, training, scores after, result, summary. Everything a user can get wrong in the
@@ -6,49 +6,36 @@ data is found before weights load.
 """
 
 import json
-import logging
-import warnings
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import torch
 from rich.markup import escape
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from alpaca.config import Config
-from alpaca.data import preparation
 from alpaca.data.encoding import Examples
-from alpaca.data.steps import StepPlan
-from alpaca.data.templates import Template
-from alpaca.errors import UserError
 from alpaca.evaluation.further import check_ready
-from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.quick import QuickScores
 from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
-from alpaca.modeling.adapters import FULL, add_adapter, trained_parameters
-from alpaca.modeling.base import DTYPES, load_model, load_tokenizer
-from alpaca.modeling.fused import fuse_layers
-from alpaca.modeling.layers import checkpoint_activations, compile_layers
-from alpaca.modeling.quantised import quantisation
-from alpaca.modeling.tokenizer import template_for, text_encoder
+from alpaca.modeling.adapters import FULL, trained_parameters
+from alpaca.modeling.base import load_tokenizer
+from alpaca.modeling.quiet import quiet_libraries
 from alpaca.planning.command import at_the_start
 from alpaca.signature import variant_of
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json, write_text
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun, artifact_name
-from alpaca.training.batches import Layout, Steps, label_tensors, model_inputs
+from alpaca.training.batches import Layout, Steps
 from alpaca.training.checkpoint import Checkpoints
-from alpaca.training.choices import Choices, choose_layout, fits_on_gpu, largest_that_fits
+from alpaca.training.choices import Choices, choose
 from alpaca.training.guards import memory_advice
 from alpaca.training.loop import Session
-from alpaca.training.loss import supervised_loss
 from alpaca.training.metering import Meter, peak_memory_gib
-from alpaca.training.optimizers import state_bytes
 from alpaca.training.precision import Compute
-from alpaca.training.saving import keep_drawn_base, save_model, save_probe
+from alpaca.training.preparation import Prepared, build_model, prepare
+from alpaca.training.saving import save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before, score_further
 from alpaca.training.segment import Segment
 from alpaca.training.self_check import self_check
@@ -57,19 +44,7 @@ from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats
 from alpaca.training.world import World
 
-SHARDED_TOKENS = 8192
 FEW_STEPS = 10  # below this a schedule with warm-up is hardly a schedule
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Rows turned into examples, and the plan over them."""
-
-    train: Examples
-    held_out: HeldOut | None
-    template: Template
-    plan: StepPlan
-    facts: dict[str, Any]
 
 
 def run(
@@ -151,84 +126,6 @@ def check(
     )
 
 
-def quiet_libraries() -> None:
-    """Libraries' progress bars and notices belong in no user's terminal; errors still come through."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"torch\.|transformers\.|peft\.|accelerate\.")
-
-
-def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Terminal) -> Prepared:
-    """Rows to examples and plan; prints and returns what was used, dropped and truncated."""
-    train = config.train
-    template = template_for(tokenizer, config.template)
-    data = preparation.prepare(config, template, text_encoder(tokenizer))
-    facts = data.facts
-    terminal.print(
-        f"[bold]data[/]   {escape(data.source.name)}: {facts['rows_in']:,} rows, {len(data.train):,} trained, "
-        f"{facts['rows_evaluated']:,} held out, {sum(facts['rows_dropped'].values()):,} left out, "
-        f"{facts['rows_truncated']:,} truncated; licence {escape(facts['license'])}"
-    )
-    for reason, count in facts["rows_dropped"].items():
-        terminal.print(f"       left out: {count:,} {reason}")
-    for warning in data.warnings:
-        terminal.warn(warning)
-    plan = StepPlan(len(data.train), train.seed, train.epochs, train.global_batch_size, train.max_steps)
-    held_out = HeldOut(data.held_out_rows, data.held_out, template, tokenizer) if data.held_out else None
-    return Prepared(data.train, held_out, template, plan, facts)
-
-
-def build_model(
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase,
-    compute: Compute,
-    run: Path | None = None,
-    *,
-    split: bool = False,
-) -> nn.Module:
-    """The base model with the adapter on it and the attention of its layout set; trained weights are fp32.
-
-    A random base of an adapter is kept in the run directory `run`, for the result to be loadable. A model that will
-    be `split` is loaded into the host's memory: the whole of it may not fit on one device. A quantised one is made
-    on the device.
-    """
-    stays = split and config.adapter.bits is None
-    stored = compute.frozen_dtype if config.model.dtype == "auto" else DTYPES[config.model.dtype]
-    dtype = torch.float32 if config.adapter.kind == FULL else stored
-    base = load_model(
-        config.model,
-        tokenizer,
-        seed=config.train.seed,
-        dtype=dtype,
-        device=torch.device("cpu") if stays else compute.device,
-        quantisation=quantisation(config.adapter, compute.frozen_dtype),
-        on_drawn=lambda drawn: (
-            keep_drawn_base(drawn, tokenizer, run) if run is not None and config.adapter.kind != FULL else None
-        ),
-    )
-    if config.train.packing == "on":
-        chosen = config.model.attention
-        varlen_works = compute.device.type == "cuda" and compute.precision != "fp32"
-        if chosen == "auto":
-            chosen = "varlen" if varlen_works else "segment"
-        if chosen == "varlen" and not varlen_works:
-            raise UserError(
-                f"model.attention=varlen: its kernel needs a GPU and bf16 or fp16, here it is {compute.precision} on "
-                f"{compute.device}; set model.attention=auto"
-            )
-        base.set_attn_implementation(attention.VARLEN if chosen == "varlen" else attention.SEGMENT)
-    checkpoint_activations(base, config.train.activation_checkpointing)
-    model = add_adapter(base, config.adapter, seed=config.train.seed)
-    if config.train.compile:
-        compile_layers(model)  # which fuses by itself
-    else:
-        fuse_layers(model)
-    return model
-
-
 def _same_on_every_rank(choices: Choices, directory: RunDirectory, config: Config, world: World) -> Choices:
     """The smallest micro-batch that any rank chose; a run that goes on keeps what it chose at first."""
     tokens = min(world.gather(choices.layout.micro_batch_tokens))
@@ -236,42 +133,6 @@ def _same_on_every_rank(choices: Choices, directory: RunDirectory, config: Confi
     if before and config.train.micro_batch_tokens is None and before >= config.train.max_length:
         tokens = int(before)
     return replace(choices, layout=replace(choices.layout, micro_batch_tokens=tokens))
-
-
-def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples, world: World) -> Choices:
-    """The layout of micro-batches; on a GPU that holds the whole model their size is found by trying unless it is set.
-
-    Before sharding every rank holds more than it will: there the rule is 8,192 tokens.
-    """
-    choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
-    if config.train.micro_batch_tokens is not None or compute.device.type != "cuda":
-        return choices
-    if config.parallelism.sharding not in ("none", "replicate") and not world.alone:
-        tokens = max(SHARDED_TOKENS, choices.layout.micro_batch_tokens)
-        return replace(choices, layout=replace(choices.layout, micro_batch_tokens=tokens))
-    layout = choices.layout
-    longest = int(examples.lengths.argmax())
-
-    def run_micro_batch(tokens: int) -> None:
-        rows = [longest] * max(1, tokens // int(examples.lengths[longest]))
-        batch = replace(layout, share_prefix=False).lay_out(examples, rows)
-        model.train()
-        try:
-            with compute.autocast():
-                summed = supervised_loss(
-                    model, model_inputs(batch, compute.device), *label_tensors(batch, compute.device)
-                )
-            (summed / len(batch.labels)).backward()
-        finally:
-            model.zero_grad(set_to_none=True)
-
-    state = int(trained_parameters(model)[0] * state_bytes(config.optimizer))
-    found = largest_that_fits(
-        lambda tokens: fits_on_gpu(run_micro_batch, tokens, state), layout.micro_batch_tokens, config.train.max_length
-    )
-    return Choices(
-        replace(layout, micro_batch_tokens=found), {**choices.reasons, "micro_batch_tokens": "largest that fits"}
-    )
 
 
 def _announce(

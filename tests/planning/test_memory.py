@@ -16,6 +16,7 @@ from test_schedule import SETTINGS, real_steps
 
 from alpaca.modeling import attention, fused
 from alpaca.modeling.adapters import trained_parameters
+from alpaca.modeling.base import load_tokenizer
 from alpaca.planning.devices import find, here, known_devices
 from alpaca.planning.estimate import Planner, estimate
 from alpaca.planning.memory import Placement, layer_bytes_per_token
@@ -23,9 +24,8 @@ from alpaca.planning.parameters import parameters
 from alpaca.planning.variants import _adapter, _parallelism, over
 from alpaca.training.batches import label_tensors, model_inputs
 from alpaca.training.loss import supervised_loss
-from alpaca.training.optimizers import STATE_BYTES
 from alpaca.training.precision import choose
-from alpaca.training.worker import build_model, load_tokenizer
+from alpaca.training.preparation import build_model
 
 
 def kept_per_token_and_layer(config: Any, precision: str, steps: Any, patch: pytest.MonkeyPatch) -> float:
@@ -131,12 +131,6 @@ def test_micro_batches_of_a_gpu_are_as_large_as_fits():
     planner = Planner.of(config)
     assert planner.estimate(small, 1).micro_batch_tokens < planner.estimate(large, 1).micro_batch_tokens
     assert planner.estimate(large, 1).memory_gib < 0.85 * large.memory_gib
-
-
-def test_bytes_of_optimizer_state_are_those_of_the_optimizers():
-    from alpaca.planning.memory import STATE_BYTES as SAID
-
-    assert SAID == STATE_BYTES
 
 
 @pytest.mark.parametrize("model", options("model"))

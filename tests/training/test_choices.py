@@ -10,9 +10,10 @@ from tiny_models import FULL, LORA, alone, build, difference, family, of_step, s
 from alpaca.config import AdapterConfig, TrainConfig
 from alpaca.data.steps import StepPlan
 from alpaca.errors import UserError
+from alpaca.planning.micro_batch import largest_that_fits
 from alpaca.training import precision
 from alpaca.training.batches import Layout, Steps
-from alpaca.training.choices import choose_layout, largest_that_fits, not_packable
+from alpaca.training.choices import choose_layout, not_packable
 
 DROPOUT = AdapterConfig(name="lora", kind="lora", rank=4, dropout=0.05)
 

@@ -5,6 +5,7 @@ The engine and its packages are imported when a judge is asked, not before.
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, RequestLedger
 from alpaca.engines.prices import ON_THIS_MACHINE
 from alpaca.engines.refusals import NO_STRUCTURE
+from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import UserError
 from alpaca.evaluation.answers import Answer
 from alpaca.evaluation.judging import verdicts
@@ -28,7 +30,7 @@ from alpaca.evaluation.judging.pairs import Judged, Judgement, Pair, drawn, mode
 from alpaca.evaluation.judging.panel import Panel
 from alpaca.evaluation.judging.prompt import JSON, LINE, VERSION, question
 from alpaca.evaluation.judging.report import PREFIX
-from alpaca.evaluation.judging.settings import engine_settings, in_our_words, judge_name, prices, resolved
+from alpaca.evaluation.judging.settings import SECTION, judge_name, resolved
 
 JUDGEMENTS, ANNOTATIONS = "judgements.jsonl", "annotations.json"
 
@@ -130,7 +132,7 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
         listener.say(f"interrupted; the judgements so far are kept in {place}, and the same command continues")
         raise
     except UserError as error:
-        raise in_our_words(error) from None
+        raise in_words_of(SECTION, error) from None
     finally:
         ledger.close()
     judged = [_judged(pair, questions, panel.outcomes, filled) for pair in pairs]
@@ -150,7 +152,7 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
 def _opened(filled: JudgeConfig, place: Path) -> Engine:
     from alpaca.engines.opening import open_engine
 
-    return open_engine(engine_settings(filled, str(place / "batches")))
+    return open_engine(engine_settings(filled, state_dir=str(place / "batches")))
 
 
 async def _run(
@@ -168,14 +170,13 @@ async def _run(
         judge=judge_name(filled),
         concurrency=filled.concurrency or 1,
         give_up_after=filled.give_up_after,
-        keeps_under_way=keeps,
         cached=filled.cache and not _may_change(filled),
         readable=_readable,
         say=listener.say,
     )
     panel.on_judged = listener.on_judged
     try:
-        with panel.hearing_interrupts():
+        with panel.interrupted_by(signal.SIGINT):
             await panel.run(questions)
     finally:
         with contextlib.suppress(Exception):

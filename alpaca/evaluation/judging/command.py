@@ -6,10 +6,7 @@ one was given. However it ends, what was paid for is in the ledger, and the same
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from alpaca.evaluation.judging.replaying import replayed
 from alpaca.evaluation.judging.report import Report, examples_of, report_of
 from alpaca.evaluation.judging.settings import SECTION, annotation_files, check_ready
 from alpaca.evaluation.scores import Scores
+from alpaca.tracking.lock import HeldError, hold
 from alpaca.tracking.run_directory import write_text
 
 RESULT = "judge.json"
@@ -116,18 +114,10 @@ def _held(place: Path) -> Iterator[None]:
         UserError: it cannot be written, or another process is judging in it.
     """
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = (place / ".judge.lock").open("a+")
+        lock = hold(place / ".judge.lock")
     except OSError as error:
         raise UserError(f"{SECTION}: {place} cannot be written ({error.strerror}); choose another folder") from None
+    except HeldError as holder:
+        raise UserError(f"{SECTION}: another judgement is under way in {place} ({holder}); wait for it") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise UserError(f"{SECTION}: another judgement is under way in {place} ({holder}); wait for it") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
         yield

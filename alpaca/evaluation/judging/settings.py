@@ -5,24 +5,18 @@ so that a missing key is found before the training and not after it.
 """
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from alpaca.config import JudgeConfig
-from alpaca.engines.exchange import EngineSettings
-from alpaca.engines.prices import ON_THIS_MACHINE, Prices, prices_of
+from alpaca.engines.exchange import KEY
+from alpaca.engines.prices import ON_THIS_MACHINE
+from alpaca.engines.section import check_engine
 from alpaca.errors import UserError
 from alpaca.evaluation.judging.prompt import JSON, LINE
 
 SECTION = "evaluation.judge"
 REFERENCES = "references"
-KEY = "OPENAI_API_KEY"
-_ENGINE_KEYS = re.compile(
-    r"(?<![\w.])((?:engine|model|concurrency|retries|timeout_s)(?==)|base_url|budget_\w+|price_\w+)"
-)
 _MODELS = {"local": "smollm2_135m"}
 _CONCURRENCY = {"openai_batch": 1000, "vllm": 256, "local": 16}
 
@@ -37,30 +31,10 @@ def resolved(settings: JudgeConfig) -> JudgeConfig:
     )
 
 
-def engine_settings(filled: JudgeConfig, state_dir: str | None = None) -> EngineSettings:
-    """How the engine of resolved settings is opened."""
-    return EngineSettings(
-        name=filled.engine,
-        model=filled.model or "",
-        base_url=filled.base_url,
-        concurrency=filled.concurrency or 1,
-        timeout_s=filled.timeout_s,
-        retries=filled.retries,
-        state_dir=state_dir,
-        poll_s=filled.poll_s,
-    )
-
-
 def judge_name(filled: JudgeConfig) -> str:
     """Which judge that is, for the identity of a judgement: the model, and where it is asked."""
     where = filled.engine if filled.engine in ON_THIS_MACHINE else filled.base_url or ""
     return f"{filled.model}@{where.rstrip('/')}"
-
-
-def prices(filled: JudgeConfig) -> Prices | None:
-    """What the judge costs; None where nobody has said."""
-    given: dict[str, Any] = {"price_prompt": filled.price_prompt, "price_completion": filled.price_completion}
-    return prices_of(engine_settings(filled), **given)
 
 
 def annotation_files(settings: JudgeConfig) -> list[str]:
@@ -83,18 +57,7 @@ def check_judge(settings: JudgeConfig) -> None:
             f"{SECTION}.baseline is empty: name another run's folder or a file of outputs, or {REFERENCES} for the "
             "outputs that the evaluated rows came with"
         )
-    filled = resolved(settings)
-    _check_address(filled)
-    if (filled.price_prompt is None) != (filled.price_completion is None):
-        raise UserError(
-            f"{SECTION}.price_prompt and {SECTION}.price_completion go together: set both, in dollars a million tokens"
-        )
-    if filled.budget_usd is not None and prices(filled) is None:
-        raise UserError(
-            f"{SECTION}.budget_usd={filled.budget_usd:g}: the price of {SECTION}.model={filled.model} is not known; "
-            f"give {SECTION}.price_prompt and price_completion in dollars a million tokens, or limit "
-            f"{SECTION}.budget_tokens"
-        )
+    check_engine(resolved(settings), SECTION)
 
 
 def check_ready(settings: JudgeConfig) -> None:
@@ -120,32 +83,4 @@ def check_ready(settings: JudgeConfig) -> None:
         raise UserError(
             f"{SECTION}.engine={settings.engine}: the environment variable {KEY} is not set; set it to your key, give "
             f"{SECTION}.base_url of a server that needs none, or replay {SECTION}.annotations=FILE"
-        )
-
-
-def in_our_words(error: UserError) -> UserError:
-    """An engine knows its settings by their own names; the user types them with the section in front."""
-    text = _ENGINE_KEYS.sub(rf"{SECTION}.\1", str(error))
-    return UserError(text.replace("model.weights", f"{SECTION}.model"))
-
-
-def _check_address(filled: JudgeConfig) -> None:
-    if filled.base_url is None:
-        return
-    if filled.engine in ON_THIS_MACHINE:
-        raise UserError(
-            f"{SECTION}.base_url={filled.base_url}: {SECTION}.engine={filled.engine} asks no server; set "
-            f"{SECTION}.engine=openai, or leave the address out"
-        )
-    try:
-        address = urlsplit(filled.base_url)
-        host, _ = address.hostname, address.port
-    except ValueError:
-        host = None
-    if not host or address.scheme not in ("http", "https"):
-        raise UserError(f"{SECTION}.base_url={filled.base_url}: no web address; write it as http://127.0.0.1:8000/v1")
-    if address.username or address.password or address.query:
-        raise UserError(
-            f"{SECTION}.base_url={address.scheme}://...{host}...: an address is written into files, so it must hold no "
-            f"password and no query; put the key into the environment as {KEY}"
         )

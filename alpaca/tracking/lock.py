@@ -1,0 +1,34 @@
+"""A file that one process holds at a time, and that says which; the lock goes with the process, however it ends."""
+
+import contextlib
+import fcntl
+import os
+import platform
+from pathlib import Path
+from typing import TextIO
+
+
+class HeldError(Exception):
+    """Another process holds the file; the text says which one, for a sentence."""
+
+
+def hold(file: Path) -> TextIO:
+    """Make `file` and its folder, and hold it until the returned stream is closed.
+
+    Raises:
+        OSError: it cannot be written.
+        HeldError: another process holds it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    stream = file.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.seek(0)
+        holder = stream.read().strip() or "another process"
+        stream.close()
+        raise HeldError(holder) from None
+    stream.truncate(0)
+    with contextlib.suppress(OSError):  # a full disk, of which the holder hears when it writes something of use
+        os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+    return stream
