@@ -90,7 +90,9 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
             else:
                 failed.append(found)
         if made:
-            terminal.print(_table(made, _instructions(target, config, made)))
+            terminal.print(_table(made))
+            if asked := _instructions(target, config, made):
+                terminal.print(escape(asked))
             shown = escape(str(path))
             terminal.print(f"\nscores     {shown}/summary.json\nanswers    {shown}/predictions*.jsonl")
         if failed:
@@ -144,9 +146,8 @@ def _instructions(target: Target, config: Config, made: dict[str, float]) -> str
     return f"eval/generate: {count:,.0f} answers {f'of {target.path}' if target.kind == OUTPUTS else f'to {where}'}"
 
 
-def _table(metrics: dict[str, float], caption: str | None) -> Table:
+def _table(metrics: dict[str, float]) -> Table:
     table = Table(title="scores", title_justify="left", show_edge=False, pad_edge=False)
-    table.caption, table.caption_justify = caption and escape(caption), "left"
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
