@@ -7,68 +7,53 @@ client that speaks OpenAI's protocol.
 
 import argparse
 import io
-import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
-from alpaca import cli
+from alpaca import commands
 from alpaca.chatting.sampling import Sampling
-from alpaca.errors import RunFailed, UserError
+from alpaca.errors import UserError
 
 PORT = 8000
 STDIN = "-"
 SETTINGS = ("temperature", "top_p", "max_new_tokens", "seed")
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all of this program's are."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.exit(cli.fail(f"{message}; see python -m alpaca.chat --help", 2))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    given = parser().parse_args(argv)
+    return commands.run(parser(), _chat, argv)
+
+
+def _chat(given: argparse.Namespace) -> None:
     _any_text()
-    try:
-        _refuse_nonsense(given)
-        sampling = _sampling(given)
-        text = _question(given.once)
-        from alpaca.chatting import command
+    _refuse_nonsense(given)
+    sampling = _sampling(given)
+    text = _question(given.once)
+    from alpaca.chatting import command
 
-        options = command.Options(
-            run=given.run,
-            sampling=sampling,
-            given=given.input or "",
-            template=given.template,
-            remembers=given.history,
-            compare=given.compare,
-            port=PORT if given.port is None else _port(given.port),
-        )
-        if given.serve:
-            command.serve(options)
-        elif text is not None:
-            command.answer_once(options, text)
-        else:
-            command.converse(options)
-        return 0
-    except (UserError, RunFailed) as error:
-        return cli.fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return cli.fail("interrupted", cli.INTERRUPTED)
-    except BrokenPipeError:  # what reads our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    options = command.Options(
+        run=given.run,
+        sampling=sampling,
+        given=given.input or "",
+        template=given.template,
+        remembers=given.history,
+        compare=given.compare,
+        port=PORT if given.port is None else _port(given.port),
+    )
+    if given.serve:
+        command.serve(options)
+    elif text is not None:
+        command.answer_once(options, text)
+    else:
+        command.converse(options)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> commands.Parser:
     """The command's options."""
-    made = _Parser(
-        prog="python -m alpaca.chat",
-        description="Talk with a finished run in the terminal, asked with its own prompt template. "
+    made = commands.Parser(
+        "chat",
+        "Talk with a finished run in the terminal, asked with its own prompt template. "
         "/help lists the commands of a chat.",
-        allow_abbrev=False,
     )
     made.add_argument(
         "run", metavar="RUN", help="a finished run directory, a folder with a model, or an option of conf/model"

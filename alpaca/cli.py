@@ -10,24 +10,28 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
+from argparse import ArgumentError
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca import paths
+from alpaca.commands import INTERRUPTED as INTERRUPTED
+from alpaca.commands import fail as fail
+from alpaca.commands import unknown_option
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
+from alpaca.explaining import causes, explain, nearest
 
 OPEN_KEYS = (
     "model.architecture",
@@ -36,7 +40,6 @@ OPEN_KEYS = (
     "data_source.sources",
     "generation.columns",
 )
-INTERRUPTED = 130  # the shell's status for Ctrl-C
 
 
 def register_sweep_dir() -> None:
@@ -100,7 +103,7 @@ def _named_source(name: str) -> dict[str, Any]:
         if (file := folder / "data_source" / f"{name}.yaml").is_file():
             return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
     known = sorted({file.stem for folder in folders for file in (folder / "data_source").glob("*.yaml")} - {"mix"})
-    raise UserError(f"data_source.mix.{name}: no such source; {_nearest(name, known)}")
+    raise UserError(f"data_source.mix.{name}: no such source; {nearest(name, known)}")
 
 
 def register() -> None:
@@ -126,6 +129,8 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     # conf/hydra/launcher has files by the plugins' own names: they are meant to be checked against the plugins' schemas
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated")
     arguments = given_arguments(argv)
+    if (wrong := _wrong_option(arguments)) is not None:
+        return fail(wrong, 2)
     sys.argv = [sys.argv[0], *arguments]
     errors: list[Exception] = []
     home = os.getpid()
@@ -150,7 +155,7 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except Exception as error:
-        for cause in _causes(error):
+        for cause in causes(error):
             if isinstance(cause, (UserError, RunFailed)):
                 return fail(str(cause), cause.exit_status)
             if isinstance(cause, OSError) and cause.filename and not isinstance(error, RunFailed):
@@ -160,18 +165,30 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
         raise
 
 
+def hydra_options() -> tuple[str, ...]:
+    """Hydra's own, such as --cfg and -m."""
+    return tuple(name for action in get_args_parser()._actions for name in action.option_strings)
+
+
+def _wrong_option(arguments: list[str]) -> str | None:
+    """What is wrong with Hydra's own options, in one line: its parser would print its usage, too."""
+    if (wrong := unknown_option(arguments, hydra_options())) is not None:
+        return f"{wrong}; see --help"
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        _, rest = parser.parse_known_args([part for part in arguments if part != "--version"])
+    except ArgumentError as error:
+        return f"{str(error).removeprefix('argument ')}; see --hydra-help"
+    return f"{rest[0]}: overrides stand together, all before or all after the options" if rest else None
+
+
 def given_arguments(argv: list[str] | None = None) -> list[str]:
     """The command line; under an agent of a W&B sweep None, as Python writes it, is null."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "WANDB_SWEEP_ID" not in os.environ:
         return arguments
     return [re.sub(r"^([\w./@]+)=None$", r"\1=null", argument) for argument in arguments]
-
-
-def fail(message: str, status: int) -> int:
-    """Print one line on standard error and return the exit status."""
-    print(f"alpaca: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 def unswept_keys(arguments: list[str]) -> set[str]:
@@ -186,70 +203,6 @@ def unswept_keys(arguments: list[str]) -> set[str]:
     return {key for key, several in swept.items() if not several}
 
 
-def explain(error: BaseException, arguments: list[str] | None = None) -> str:
-    """One line for an error of Hydra or OmegaConf: key, value, rule, nearest valid choice."""
-    text = "\n".join(str(cause) for cause in _causes(error))
-    if isinstance(error, AssertionError):  # OmegaConf's answer to a key below a section that is null
-        below = [part for part in arguments or [] if part.partition("=")[0].count(".") > 1]
-        return (
-            f"{(below or ['an override'])[0]}: that section is null in this run; choose it first, as evaluation=quick"
-        )
-    if match := re.search(
-        r"Could not find '([^']+)/([^/']+)'\s*\n+Available options in '[^']+':\n((?:\t.*\n?)+)", text
-    ):
-        return _no_such_option(match[1], match[2], match[3].split())
-    if match := re.search(r"Could not load '([^']+)/([^/']+)'", text):
-        listed = sorted(file.stem for file in (paths.conf_dir() / match[1]).glob("*.yaml"))
-        return _no_such_option(match[1], match[2], listed)
-    if match := re.search(r"Could not override '([^']+)'\.\s*\nNo match in the defaults list", text):
-        return f"{match[1]}: no such group; {_nearest(match[1], sorted(set(_groups())))}"
-    if match := re.search(r"[Kk]ey '([^']+)' (?:is )?not in '[^']*'", text):
-        full = re.findall(r"full_key: (\S+)", text)
-        key = full[-1] if full else match[1]
-        where = re.search(r"In '([^']+)': (?:Config|Key)", text)
-        place = f"conf/{where[1]}.yaml: " if where else ""
-        return f"{place}{key}: no such setting; {_nearest(key, list(_keys(Config)))}"
-    if match := re.search(r"Could not override '([^']+\.[^']+)'", text):
-        return f"{match[1]}: not in this configuration; a new entry of a dictionary is written +{match[1]}=VALUE"
-    if match := re.search(r"(?:Value|Object) '?(.*?)'? of type '(\w+)' (.*)", text):
-        full = re.findall(r"full_key: (\S+)", text)
-        return f"{full[-1] if full else 'value'}={match[1]}: {match[3].rstrip('.')}"
-    if match := re.search(r"Environment variable '[^']+' not found|Interpolation key '[^']+' not found", text):
-        return match[0]
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{match[1]}: several values are a sweep: put -m first; a list is written KEY=[a,b]"
-    if match := re.search(r"Error merging override (.*)", text):
-        rule = next((line for line in text.splitlines() if line.strip() and line != match[0]), "cannot be used here")
-        return f"{match[1]}: {rule}; see alpaca/config/ for its type"
-    nameless = any(argument.startswith("=") for argument in arguments or [])
-    if nameless or any(isinstance(cause, OverrideParseException) for cause in _causes(error)):
-        return _unreadable(arguments or [])
-    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    given = [argument for argument in arguments or [] if argument.split("=")[0] in first]
-    return f"{first}{f' ({given[0]})' if given and given[0] not in first else ''}; see --help"
-
-
-def _unreadable(arguments: list[str]) -> str:
-    """The first override that Hydra's grammar cannot read, and how to write it."""
-    parser = OverridesParser.create()
-    for argument in arguments:
-        if argument.startswith("-"):
-            continue
-        try:
-            if argument.startswith("="):
-                raise ValueError
-            parser.parse_override(argument)
-        except (HydraException, ValueError):
-            key, equals, value = argument.partition("=")
-            if not key or not equals:
-                return f"{argument or repr(argument)}: not an override; write KEY=VALUE, as in train.seed=1"
-            if value.startswith(("[", "{")):
-                return f"{argument}: cannot be read; quote what is not plain in it: \"KEY=['a b', 'é', plain]\""
-            inner = value.strip("'").replace("'", "\\'")
-            return f"""{argument}: this value needs quotes that the shell leaves alone: "{key}='{inner}'\""""
-    return "an override cannot be read; write KEY=VALUE, quoted as \"KEY='VALUE'\" where it has special characters"
-
-
 def _raised_while_composing(error: BaseException) -> bool:
     """Whether Hydra or OmegaConf raised it themselves: they meet some input with bare assertions."""
     frame = error.__traceback__
@@ -257,42 +210,3 @@ def _raised_while_composing(error: BaseException) -> bool:
         frame = frame.tb_next
     module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
     return module.partition(".")[0] in {"hydra", "omegaconf"}
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _no_such_option(group: str, option: str, listed: list[str]) -> str:
-    """One line; a question may be asked in other words than the file's name, so all sweeps are listed."""
-    near = _nearest(option, listed)
-    if group == "sweep" and not near.startswith("known:"):
-        near += f" known: {', '.join(listed)}"
-    return f"{group}={option}: no such option; {near}"
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    dotted = [key for key in known if "." in key] if "." in word else known
-    elsewhere = [key for key in dotted if "." in key and key.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
-    close = elsewhere[:1] or get_close_matches(word, dotted, n=1, cutoff=0.5)
-    listed = ", ".join(known) if len(known) <= 20 else "see conf/ and alpaca/config/"
-    return f"did you mean {close[0]}?" if close else f"known: {listed}"
-
-
-def _groups() -> Iterator[str]:
-    for file in paths.conf_dir().rglob("*.yaml"):
-        if file.parent != paths.conf_dir():
-            yield file.parent.name
-    yield "sweep"
-
-
-def _keys(schema: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(schema)
-    for item in fields(schema):
-        yield prefix + item.name
-        for candidate in (hints[item.name], *get_args(hints[item.name])):
-            if isinstance(candidate, type) and is_dataclass(candidate):
-                yield from _keys(candidate, f"{prefix}{item.name}.")

@@ -4,42 +4,37 @@ import argparse
 import sys
 from pathlib import Path
 
-from alpaca import cli
-from alpaca.errors import RunFailed, UserError
+from alpaca import commands
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    options = parser().parse_args(argv)
-    try:
-        from alpaca.report.command import compare_places
-
-        comparison, folder = compare_places(
-            options.runs,
-            baseline=options.baseline,
-            metrics=options.metric,
-            filters=options.filter,
-            force=options.force,
-            output=options.output,
-        )
-        if options.wandb_report:
-            from alpaca.report.wandb_source import publish
-
-            print(f"W&B report  {publish(comparison, folder, options.wandb_report)}")
-        return 0
-    except (UserError, RunFailed) as error:
-        return cli.fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return cli.fail("interrupted", cli.INTERRUPTED)
+    return commands.run(parser(), _compare, argv)
 
 
-def parser() -> argparse.ArgumentParser:
+def _compare(options: argparse.Namespace) -> None:
+    from alpaca.report.command import compare_places
+
+    comparison, folder = compare_places(
+        options.runs,
+        baseline=options.baseline,
+        metrics=options.metric,
+        filters=options.filter,
+        force=options.force,
+        output=options.output,
+    )
+    if options.wandb_report:
+        from alpaca.report.wandb_source import publish
+
+        print(f"W&B report  {publish(comparison, folder, options.wandb_report)}")
+
+
+def parser() -> commands.Parser:
     """The command's options."""
-    made = argparse.ArgumentParser(
-        prog="python -m alpaca.compare",
-        description="One row for each variant: mean over seeds, difference to the baseline with its 95 % interval, "
-        "a verdict, and the cost. Writes report.html, report.md and report.csv. Two runs are shown side by side.",
-        allow_abbrev=False,
+    made = commands.Parser(
+        "compare",
+        "One row for each variant: mean over seeds, difference to the baseline with its 95 % interval, a verdict, and "
+        "the cost. Writes report.html, report.md and report.csv. Two runs are shown side by side.",
     )
     made.add_argument(
         "runs", nargs="+", metavar="RUNS", help="run directories, folders of runs, or wandb:ENTITY/PROJECT"

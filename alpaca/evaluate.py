@@ -13,53 +13,51 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alpaca import cli
-from alpaca.errors import RunFailed, UserError
+from alpaca import cli, commands
+from alpaca.errors import UserError
 from alpaca.evaluation.composing import overrides_for, overrides_for_other
 from alpaca.evaluation.targets import Target, find
 
+MADE = Path("outputs") / "evaluate"
 SINGLE = "alpaca.evaluate scores one thing: leave out -m and sweep=, and give one value to each key"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    options, typed = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
-    started = time.strftime("%Y%m%d-%H%M%S")
-    try:
-        if {"-m", "--multirun"} & set(typed) or any(part.startswith("sweep=") for part in typed):
-            raise UserError(SINGLE)
-        target = find(options.run)
-        given = overrides_for_other(typed) if target.config is None else overrides_for(target.config, typed)
-    except UserError as error:
-        return cli.fail(str(error), error.exit_status)
+    return commands.run(_parser(), _evaluate, argv)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    started, typed = time.strftime("%Y%m%d-%H%M%S"), options.overrides
+    if {"-m", "--multirun"} & set(typed) or any(part.startswith("sweep=") for part in typed):
+        raise UserError(SINGLE)
+    target = find(options.run)
+    given = overrides_for_other(typed) if target.config is None else overrides_for(target.config, typed)
     cli.register_run_dir(lambda composed: _directory(composed.output_dir, target, started))
     cli.refuse_multirun(SINGLE)
-    statuses: list[int] = []
 
     def job(composed: DictConfig) -> None:
         from alpaca.evaluation.command import evaluate
 
         place = Path(HydraConfig.get().runtime.output_dir)
         try:
-            statuses.append(evaluate(target, cli.typed(composed), place, typed))
-        except (UserError, RunFailed) as error:  # caught here: Hydra would print a line of its own before ours
-            statuses.append(cli.fail(str(error), error.exit_status))
+            evaluate(target, cli.typed(composed), place, typed)
         finally:
             _remove_if_empty(place)
 
-    return cli.main(job, given) or max(statuses, default=0)
+    return cli.main(job, given)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m alpaca.evaluate",
-        usage="python -m alpaca.evaluate RUN [overrides]",
-        description="Score a finished run again or with other evaluations, a model folder, or a file of outputs. "
+def _parser() -> commands.Parser:
+    parser = commands.Parser(
+        "evaluate",
+        "Score a finished run again or with other evaluations, a model folder, or a file of outputs. "
         "Evaluations: quick, loss, generate, safety, judge, lm_eval; several are evaluation=[quick,judge].",
         epilog="examples: python -m alpaca.evaluate outputs/quickstart/DIR | python -m alpaca.evaluate RUN "
         "evaluation=[generate,safety] evaluation.generate.instructions=vicuna_80 evaluation.decode.temperature=0.7 | "
         "python -m alpaca.evaluate model_outputs.json evaluation=judge evaluation.judge.annotations=annotations.json",
-        allow_abbrev=False,
+        usage="python -m alpaca.evaluate RUN [overrides]",
+        passed_on=cli.hydra_options(),
     )
     parser.add_argument(
         "run", metavar="RUN", help="a finished run directory, a folder with a model, or a JSON or JSONL file of outputs"
@@ -73,13 +71,15 @@ def _directory(output_dir: str | None, target: Target, started: str) -> Path:
         return Path(output_dir).expanduser()
     if target.config is not None:
         return target.path
-    return Path("outputs") / "evaluate" / f"{started}-{target.name}"
+    return MADE / f"{started}-{target.name}"
 
 
 def _remove_if_empty(place: Path) -> None:
-    """Hydra made it a moment ago; what was refused before it began leaves no folder."""
-    with contextlib.suppress(OSError):
-        place.rmdir()
+    """Hydra made it a moment ago; what was refused before it began leaves no folder, nor empty ones around it."""
+    around = place.parents[:2] if place.parent == MADE.absolute() else ()
+    for folder in (place, *around):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 if __name__ == "__main__":

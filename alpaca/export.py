@@ -9,40 +9,35 @@ import re
 import sys
 from pathlib import Path
 
-from alpaca import cli
-from alpaca.errors import RunFailed, UserError
+from alpaca import commands
 
 DTYPES = ("bf16", "fp16", "fp32")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    options = parser().parse_args(argv)
-    try:
-        from alpaca.exporting.command import export
-
-        export(
-            options.run,
-            output=options.output,
-            dtype=options.dtype,
-            max_shard_size=options.max_shard_size,
-            gguf=options.gguf,
-            hub_name=options.push_to_hub,
-        )
-        return 0
-    except (UserError, RunFailed) as error:
-        return cli.fail(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return cli.fail("interrupted; nothing was exported", cli.INTERRUPTED)
+    return commands.run(parser(), _export, argv, interrupted="interrupted; nothing was exported")
 
 
-def parser() -> argparse.ArgumentParser:
+def _export(options: argparse.Namespace) -> None:
+    from alpaca.exporting.command import export
+
+    export(
+        options.run,
+        output=options.output,
+        dtype=options.dtype,
+        max_shard_size=options.max_shard_size,
+        gguf=options.gguf,
+        hub_name=options.push_to_hub,
+    )
+
+
+def parser() -> commands.Parser:
     """The command's options."""
-    made = argparse.ArgumentParser(
-        prog="python -m alpaca.export",
-        description="Write a finished run as one plain model: merged weights (safetensors), tokenizer with chat "
-        "template, generation config, model card. Loads it again and compares its logits with the run's.",
-        allow_abbrev=False,
+    made = commands.Parser(
+        "export",
+        "Write a finished run as one plain model: merged weights (safetensors), tokenizer with chat template, "
+        "generation config, model card. Loads it again and compares its logits with the run's.",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="a finished run directory")
     made.add_argument("--output", type=Path, metavar="DIR", help="folder to write, new; default RUN/export")

@@ -13,10 +13,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alpaca import cli
+from alpaca import cli, commands
 from alpaca.checks import check
 from alpaca.config import Config
-from alpaca.errors import RunFailed, UserError
 from alpaca.inspection.gate import enforce, limits
 from alpaca.selfinstruct.directories import with_finished_data
 
@@ -25,40 +24,35 @@ DEFAULT_NAME = Config().name
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a defect over its limit, 2 bad input, 130 interrupted."""
-    options, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    return commands.run(_parser(), _inspect, argv)
+
+
+def _inspect(options: argparse.Namespace) -> int:
     started = time.strftime("%Y%m%d-%H%M%S")
-    try:
-        allowed = limits(options.fail_on) if options.fail_on is not None else {}
-    except UserError as error:
-        return cli.fail(str(error), error.exit_status)
+    allowed = limits(options.fail_on) if options.fail_on is not None else {}
     cli.register_run_dir(lambda composed: _directory(_checked(composed), started))
     cli.refuse_multirun(
         "alpaca.inspect looks at one configuration: leave out -m and sweep=, and give one value to each key"
     )
-    statuses: list[int] = []
 
     def job(composed: DictConfig) -> None:
         from alpaca.inspection.command import inspect
 
         hydra = HydraConfig.get()
-        config = _checked(composed)
-        config = with_finished_data(config, started)
+        config = with_finished_data(_checked(composed), started)
         path, given = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-        try:
-            enforce(inspect(config, path, given, examples=options.examples), allowed)
-        except (UserError, RunFailed) as error:  # caught here: Hydra would print a line of its own before ours
-            statuses.append(cli.fail(str(error), error.exit_status))
+        enforce(inspect(config, path, given, examples=options.examples), allowed)
 
-    return cli.main(job, overrides) or max(statuses, default=0)
+    return cli.main(job, options.overrides)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m alpaca.inspect",
-        usage="python -m alpaca.inspect [--fail-on NAME[=COUNT],...] [--examples N] [overrides]",
-        description="What the model will see: examples with their mask, lengths, defects, near-duplicates, diversity. "
+def _parser() -> commands.Parser:
+    parser = commands.Parser(
+        "inspect",
+        "What the model will see: examples with their mask, lengths, defects, near-duplicates, diversity. "
         "Overrides are those of `python -m alpaca.run`, such as data_source=json data_source.path=FILE model=tiny.",
-        allow_abbrev=False,
+        usage="python -m alpaca.inspect [--fail-on NAME[=COUNT],...] [--examples N] [overrides]",
+        passed_on=cli.hydra_options(),
     )
     parser.add_argument(
         "--fail-on",

@@ -5,49 +5,46 @@ weights never, and nothing is downloaded.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alpaca import cli
+from alpaca import cli, commands
 from alpaca.checks import check
-from alpaca.errors import RunFailed, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 2 bad input, 130 interrupted."""
-    options, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    return commands.run(_parser(), _plan, argv)
+
+
+def _plan(options: argparse.Namespace) -> int:
     cli.register_run_dir(lambda composed: Path())  # Hydra makes the folder of a run; a plan leaves nothing
     cli.refuse_multirun(
         "alpaca.plan looks at one configuration: leave out -m and sweep=, and give one value to each key"
     )
-    statuses: list[int] = []
 
     def job(composed: DictConfig) -> None:
         from alpaca.planning.command import plan
 
-        try:
-            config = cli.typed(composed)
-            check(config)
-            plan(config, to_json=options.json, mfu=options.mfu)
-        except (UserError, RunFailed) as error:  # caught here: Hydra would print a line of its own before ours
-            statuses.append(cli.fail(str(error), error.exit_status))
-        except BrokenPipeError:  # the reader has seen enough, as `| head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        config = cli.typed(composed)
+        check(config)
+        typed = list(HydraConfig.get().overrides.task)
+        plan(config, to_json=options.json, mfu=options.mfu, typed=typed)
 
-    return cli.main(job, overrides) or max(statuses, default=0)
+    return cli.main(job, options.overrides)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m alpaca.plan",
+def _parser() -> commands.Parser:
+    parser = commands.Parser(
+        "plan",
+        "What a run takes: steps, tokens, trained weights, memory of a device part by part, hours and dollars, what "
+        "fits where, the cheapest setting that fits. Overrides are those of `python -m alpaca.run`, such as "
+        "model=llama7b parallelism=fsdp; without parallelism.devices 1, 2, 4 and 8 are shown.",
         usage="python -m alpaca.plan [--json] [--mfu SHARE] [overrides]",
-        description="What a run takes: steps, tokens, trained weights, memory of a device part by part, hours and "
-        "dollars, what fits where, the cheapest setting that fits. Overrides are those of `python -m alpaca.run`, such "
-        "as model=llama7b parallelism=fsdp; without parallelism.devices 1, 2, 4 and 8 are shown.",
-        allow_abbrev=False,
+        passed_on=cli.hydra_options(),
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(

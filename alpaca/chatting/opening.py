@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from alpaca import paths
@@ -20,7 +19,7 @@ from alpaca.data.templates import Template
 from alpaca.engines.local import model_of
 from alpaca.errors import RunFailed, UserError
 from alpaca.modeling.base import load_model, load_tokenizer
-from alpaca.modeling.finished import load_finished, read_record, read_template
+from alpaca.modeling.finished import load_finished, read_record, read_template, readable_model
 from alpaca.modeling.quiet import quiet_libraries
 from alpaca.modeling.tokenizer import template_for, text_encoder
 from alpaca.training.precision import Compute, choose
@@ -86,19 +85,17 @@ def open_speaker(reference: str, *, template: str | None = None, otherwise: Prom
     quiet_libraries()
     folder = Path(reference).expanduser()
     try:
-        if (folder / "config.yaml").is_file():
-            return _run(folder, template)
-        if (folder / "config.json").is_file():
-            return _folder(folder, template, otherwise)
-        if folder.is_dir():
-            raise UserError(f"{reference}: neither a run directory nor a model folder{_instead(folder)}")
-        if reference in _options("model"):
-            return _base(reference, template, otherwise)
+        with readable_model(folder):
+            if (folder / "config.yaml").is_file():
+                return _run(folder, template)
+            if (folder / "config.json").is_file():
+                return _folder(folder, template, otherwise)
+            if folder.is_dir():
+                raise UserError(f"{reference}: neither a run directory nor a model folder{_instead(folder)}")
+            if reference in _options("model"):
+                return _base(reference, template, otherwise)
     except torch.OutOfMemoryError:
         raise RunFailed(f"{reference}: not enough memory on this machine's device to load it") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{reference}: no loadable model ({reason}); safetensors and a tokenizer are needed") from None
     raise UserError(
         f"{reference}: no such folder; give a run directory (outputs/NAME/...), a folder with a model, or an option "
         "of conf/model such as smollm2_135m"

@@ -14,6 +14,7 @@ from alpaca.checks import check_evaluation, check_ranges
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.answering import OnDone
+from alpaca.evaluation.generate import PREFIX
 from alpaca.evaluation.place import LOG, Place, as_plain
 from alpaca.evaluation.scores import Scores
 from alpaca.evaluation.targets import OUTPUTS, RUN, Target
@@ -25,8 +26,8 @@ from alpaca.training.host import prepare_host
 BEFORE = ("eval/rougeL_before", "eval/stop_rate_before")
 
 
-def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> int:
-    """Make the evaluations that `composed` chooses and write them into `path`; returns the exit status.
+def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> None:
+    """Make the evaluations that `composed` chooses and write them into `path`.
 
     Raises:
         UserError: settings that cannot work, data or model that cannot be loaded.
@@ -90,12 +91,13 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
                 failed.append(found)
         if made:
             terminal.print(_table(made))
+            if asked := _instructions(target, config, made):
+                terminal.print(escape(asked))
             shown = escape(str(path))
             terminal.print(f"\nscores     {shown}/summary.json\nanswers    {shown}/predictions*.jsonl")
         if failed:
             raise _first_of(failed)
         tracker.finish(0, made)
-        return 0
     except BaseException:
         if tracker is not None:
             tracker.finish(1, {})
@@ -133,6 +135,15 @@ def _first_of(failed: list[Exception]) -> Exception:
 def _progress(terminal: Terminal, what: str, total: int) -> Iterator[OnDone]:
     with terminal.progress(what, total) as bar:
         yield lambda count: bar.advance(count)
+
+
+def _instructions(target: Target, config: Config, made: dict[str, float]) -> str | None:
+    """What `eval/generate/*` is about; None where it was not made."""
+    asked = config.evaluation.generate
+    if asked is None or (count := made.get(f"{PREFIX}answers")) is None:
+        return None
+    where = asked.instructions if not asked.path else f"{asked.instructions} ({asked.path})"
+    return f"eval/generate: {count:,.0f} answers {f'of {target.path}' if target.kind == OUTPUTS else f'to {where}'}"
 
 
 def _table(metrics: dict[str, float]) -> Table:

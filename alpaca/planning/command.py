@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from alpaca.config import Config
 from alpaca.data.encoding import Examples
 from alpaca.errors import UserError
+from alpaca.planning.architecture import weights_folder
 from alpaca.planning.counts import Counts, of_examples
 from alpaca.planning.devices import available_gib, here
 from alpaca.planning.estimate import Estimate, Planner, device_count, estimate
@@ -17,17 +19,22 @@ from alpaca.planning.plan import as_json, make_plan
 from alpaca.planning.schedule import QUICK
 from alpaca.planning.terminal import PARTS, duration, money, render
 from alpaca.planning.variants import counts_here, nearest
+from alpaca.signature import RANDOM
 
 SURE = 1.15  # refused where it takes this many times the memory there is: predictions are within 15 %
 WIDTH = 160  # of a plan that goes into a file
 
 
-def plan(config: Config, *, to_json: bool = False, mfu: float | None = None) -> None:
+def plan(config: Config, *, to_json: bool = False, mfu: float | None = None, typed: Sequence[str] = ()) -> None:
     """Print the plan of `config`.
+
+    Args:
+        typed: the overrides that it was composed of.
 
     Raises:
         UserError: rows that cannot be read or are not known, sizes that are not known.
     """
+    _refuse_sizes_of_another(config, typed)
     made = make_plan(config, mfu)
     if to_json:
         print(json.dumps(as_json(made), indent=2))
@@ -35,6 +42,20 @@ def plan(config: Config, *, to_json: bool = False, mfu: float | None = None) -> 
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     for part in render(made):
         console.print(part)
+
+
+def _refuse_sizes_of_another(config: Config, typed: Sequence[str]) -> None:
+    """A hub id that was typed alone has not the sizes of the option of conf/model that it takes the place of."""
+    model = config.model
+    keys = [part.lstrip("+").partition("=")[0] for part in typed]
+    if "model.weights" not in keys or any(key.startswith("model.architecture") for key in keys):
+        return
+    if model.weights == RANDOM or weights_folder(model.weights) is not None:
+        return
+    raise UserError(
+        f"model.weights={model.weights}: its sizes are not known here, those of model={model.name} are another "
+        "model's; give a local folder, model.weights=DIR, or what differs, model.architecture.hidden_size=..."
+    )
 
 
 def one_line(config: Config, counts: Counts | None = None) -> str:

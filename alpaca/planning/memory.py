@@ -114,7 +114,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Batch:
-    """The largest micro-batch: executed tokens, labels, whether a step has several; keys that a query sees on average."""
+    """The largest micro-batch: executed tokens, labels, whether a step has several; keys seen by a query on average."""
 
     tokens: int
     labels: int

@@ -21,7 +21,7 @@ from alpaca.sweeping import record
 from alpaca.tracking.run_directory import write_text
 
 WANDB = "wandb:"
-WIDTH = 100  # of a report that goes to a file
+WIDTH = 100  # of a table that goes to a file
 
 
 def compare_places(
@@ -40,7 +40,7 @@ def compare_places(
     """
     found = _filtered(_read(places), filters)
     comparison = compare(found, baseline=baseline, metrics=metrics, force=force)
-    console = Console(width=None if shutil.get_terminal_size().columns > 60 else 80, highlight=False)
+    console = Console(width=_width(), highlight=False)
     two = pair.pair_of(comparison)
     folder = output or _default_output(found)
     _write(comparison, two, folder)
@@ -65,10 +65,16 @@ def write_report(folder: Path, *, say: Callable[[str], None]) -> None:
     except UserError as error:
         comparison = replace(compare(found, only_costs=True), notes=(f"No comparison of scores: {error}",))
     text = io.StringIO()
-    terminal.show(comparison, Console(file=text, width=min(WIDTH, shutil.get_terminal_size().columns), highlight=False))
+    terminal.show(comparison, Console(file=text, width=min(WIDTH, _width()), highlight=False))
     say(text.getvalue().rstrip())
     _write(comparison, pair.pair_of(comparison), folder)
     say(f"report  {folder / 'report.html'}, report.md, report.csv")
+
+
+def _width() -> int:
+    """Columns of the terminal, of which a very narrow one scrolls."""
+    columns = shutil.get_terminal_size(fallback=(WIDTH, 24)).columns
+    return columns if columns > 60 else 80
 
 
 def _read(places: Sequence[str]) -> Found:

@@ -77,7 +77,7 @@ WRONG = [
     (["{run}", "--port", "8000"], "--port: only a server has one; add --serve"),
     (["{run}", "--serve", "--port", "70000"], "--port 70000: must be a whole number from 0 to 65535"),
     (["{run}", "--template", "alpacca", "--once", "x"], "--template alpacca: no such option; known: alpaca, "),
-    (["{run}", "--bogus"], "unrecognized arguments: --bogus"),
+    (["{run}", "--bogus"], "--bogus: no such option; see python -m alpaca.chat --help"),
     ([], "the following arguments are required: RUN"),
     (["{folder}/nowhere"], "nowhere: no such folder; give a run directory"),
     (["{folder}"], "neither a run directory nor a model folder (no config.yaml, no config.json)"),

@@ -147,6 +147,36 @@ def test_a_model_folder_answers_with_its_own_template(run: Path, tmp_path: Path)
     assert "Below is an instruction" in records(place / "predictions-generate.jsonl")[0]["prompt"]
 
 
+def test_a_model_folder_that_cannot_be_scored_leaves_no_folders(run: Path, tmp_path: Path):
+    shutil.copytree(run / "model", tmp_path / "mine")
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"x")
+    done = alpaca_evaluate(tmp_path, "mine")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "no loadable model" in done.err
+    assert not (tmp_path / "outputs").exists()
+    (tmp_path / "outputs" / "kept").mkdir(parents=True)
+    assert alpaca_evaluate(tmp_path, "mine").status == 2
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "eval/generate: 2 answers to seed_holdout"),
+        (["evaluation.generate.instructions=held_out"], "eval/generate: 2 answers to held_out"),
+        (
+            ["evaluation.generate.instructions=file", "evaluation.generate.path=rows.json"],
+            "eval/generate: 2 answers to file (rows.json)",
+        ),
+    ],
+)
+def test_the_table_says_which_instructions_were_answered(run: Path, tmp_path: Path, arguments: list[str], said: str):
+    few = ("evaluation.decode.max_new_tokens=2", "evaluation.generate.rows=2", "tracker=disabled")
+    done = alpaca_evaluate(tmp_path, "run", "evaluation=generate", *few, *arguments)
+    assert done.status == 0, done.err
+    assert said in done.out
+
+
 def test_a_file_of_outputs_is_scored_without_a_model(tmp_path: Path):
     outputs = [
         {"dataset": "d", "instruction": "Name a colour.", "output": "Red.", "generator": "someone"},
@@ -158,6 +188,7 @@ def test_a_file_of_outputs_is_scored_without_a_model(tmp_path: Path):
     assert done.status == 0, done.err
     scores = summary(tmp_path / "scored")
     assert (scores["eval/generate/answers"], scores["eval/generate/refusal_rate"]) == (2, 0.5)
+    assert "eval/generate: 2 answers of model_outputs.json" in done.out
     assert "eval/generate/stop_rate" not in scores, "a text does not say how it ended"
 
 
@@ -229,6 +260,7 @@ def test_a_run_that_is_finished_says_how_it_is_scored_again(workplace: Path):
         (["run", "train.seed=3"], "train.seed=3: a finished run keeps its settings"),
         (["run", "evaluation=qick"], "evaluation=qick: no such option; did you mean quick?"),
         (["run", "evaluation=none"], "there is nothing to score"),
+        (["run", "evaluation="], "evaluation=: no such option; known: generate, judge, "),
         (["run", "-m", "evaluation=quick,loss"], "alpaca.evaluate scores one thing"),
         (["run", "evaluation.judge.rows=3"], "judge is not made here; choose it, evaluation=[quick,judge]"),
         (["run", "evaluation=generate", "evaluation.generate.instructions=vicuna"], "choose one of held_out, seed_"),

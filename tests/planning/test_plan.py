@@ -96,6 +96,9 @@ def test_help_and_plans_of_known_data_need_no_torch(tmp_path: Path, asked: list[
         (["data_source=hub", "data_source.path=hub:a/b"], "set data_source.limit=ROWS to plan with that many"),
         (["-m", "adapter.rank=1,2", "adapter=lora"], "alpaca.plan looks at one configuration"),
         (["train.epochs=0"], "train.epochs=0.0: must be above 0"),
+        (["model.path=org/name"], "model.path: no such setting; did you mean model.weights?"),
+        (["model.weights=org/name"], "model.weights=org/name: its sizes are not known here"),
+        (["model=llama7b", "model.weights=org/name"], "give a local folder, model.weights=DIR, or what differs"),
         (["adapter=qlora_8bit", "parallelism=fsdp"], "parallelism=fsdp: adapter=qlora_8bit keeps weights as bytes"),
         (["data_source=self_instruct", "generation.target=null"], "generation.target is missing"),
     ],
@@ -108,12 +111,19 @@ def test_a_mistake_is_one_line_with_the_way_out(tmp_path: Path, arguments: list[
     assert said in shown.err
 
 
+def test_a_hub_id_is_planned_with_sizes_that_were_typed(tmp_path: Path):
+    sizes = ("model.architecture.num_hidden_layers=16", "model.weights=org/name")
+    shown = planned(tmp_path, "model=llama7b", *sizes)
+    assert (shown.status, shown.err) == (0, "")
+    assert "3,500,281,856 of 3,500,281,856 parameters trained" in shown.out  # 16 layers of 202,383,360 fewer
+
+
 @pytest.mark.parametrize("share", ["0", "1.5", "much"])
 def test_an_impossible_share_of_the_peak_is_refused(tmp_path: Path, share: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as stop:
-        plan.main(["--mfu", share])
-    assert stop.value.code == 2
-    assert "is no share; give a number above 0 and at most 1" in capsys.readouterr().err
+    assert plan.main(["--mfu", share]) == 2
+    said = capsys.readouterr().err
+    assert "is no share; give a number above 0 and at most 1" in said
+    assert said.count("\n") == 1
 
 
 def test_a_share_of_the_peak_takes_the_place_of_the_table_s(tmp_path: Path):
