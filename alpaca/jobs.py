@@ -1,6 +1,10 @@
 """The jobs of a multirun: each a process of its own, so that memory, Weights & Biases and a crash stay with it.
 
 One after another, or several at once with devices of their own: no two jobs ever get the same accelerator.
+
+A job's process has a process group of its own. So a Ctrl-C, which a terminal sends to the whole group in front, reaches
+the parent alone, and the parent hands on what it receives, from a terminal or by `kill`: one press is one signal to a
+job, which saves at the first and ends at once at the second.
 """
 
 import contextlib
@@ -17,7 +21,7 @@ from typing import Any
 from alpaca.cli import INTERRUPTED
 from alpaca.errors import UserError
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Ctrl-C reaches the jobs from the terminal itself
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Of one W&B run, and the service that a process around this one may have: every job is a run of its own.
 INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SERVICE")
 
@@ -33,6 +37,8 @@ class Jobs:
     on_end: Callable[[int, int], None] = field(default=lambda number, status: None)
     _running: dict[int, tuple[subprocess.Popen[Any], Path, tuple[str, ...]]] = field(default_factory=dict)
     _asked_to_end: bool = False
+    _told: set[int] = field(default_factory=set)  # jobs that a signal was handed on to
+    _waits: bool = False  # a signal interrupts nothing here: who waits looks at `_asked_to_end`
 
     def start(self, number: int, command: list[str], folder: Path, at_once: int, devices: int | None) -> None:
         """Begin job `number` as soon as there is room for it.
@@ -46,17 +52,22 @@ class Jobs:
         """
         visible = visible_devices() if at_once > 1 else []
         wanted = share(len(visible), at_once, devices)
-        while len(self._running) >= at_once or len(free := self._free(visible)) < wanted:
-            self._reap()
-        if self._asked_to_end:
-            raise KeyboardInterrupt
-        environment = {name: value for name, value in os.environ.items() if name not in INHERITED_NAMES}
-        mine = tuple(free[:wanted])
-        if at_once > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-        if mine:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        self._running[number] = (subprocess.Popen(command, env=environment), folder, mine)
+        with self._patience():
+            while len(self._running) >= at_once or len(free := self._free(visible)) < wanted:
+                self._reap()
+            if self._asked_to_end:
+                raise KeyboardInterrupt
+            environment = {name: value for name, value in os.environ.items() if name not in INHERITED_NAMES}
+            mine = tuple(free[:wanted])
+            if at_once > 1:
+                environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+            if mine:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+            self._running[number] = (process, folder, mine)
+            if self._asked_to_end:  # a signal came while the process was made
+                self.interrupt()
+                raise KeyboardInterrupt
 
     def _free(self, visible: list[str]) -> list[str]:
         taken = {name for _, _, held in self._running.values() for name in held}
@@ -68,41 +79,74 @@ class Jobs:
         Raises:
             KeyboardInterrupt: a signal asked for the end; all have ended.
         """
-        while self._running:
-            self._reap()
+        with self._patience():
+            while self._running:
+                self._reap()
         if self._asked_to_end:
             raise KeyboardInterrupt
 
+    def interrupt(self) -> None:
+        """Ask the running jobs that no signal was handed to yet to end, as Ctrl-C does."""
+        self._asked_to_end = True
+        self._hand_on(signal.SIGINT, [number for number in self._running if number not in self._told])
+
     @contextlib.contextmanager
     def forwarding(self) -> Iterator[None]:
-        """Signals to this process go to the jobs within this context."""
-
-        def forward(number: int, frame: Any) -> None:
-            if not self._running:
-                raise KeyboardInterrupt
-            self._asked_to_end = True
-            for process, _, _ in self._running.values():
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
-
-        before = {number: signal.signal(number, forward) for number in FORWARDED}
+        """Signals to this process go to the jobs within this context; Ctrl-Z halts them too until this one goes on."""
+        handlers = {**dict.fromkeys(FORWARDED, self._received), signal.SIGTSTP: self._halted}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _received(self, number: int, frame: Any) -> None:
+        """Hand a signal on to the jobs; it interrupts what is done here meanwhile, such as making data."""
+        self._asked_to_end = self._asked_to_end or self._waits or bool(self._running)
+        self._hand_on(number, list(self._running))
+        if not self._waits:
+            raise KeyboardInterrupt
+
+    def _halted(self, number: int, frame: Any) -> None:
+        """Ctrl-Z, which the terminal sends to this process's group alone."""
+        self._signal(signal.SIGSTOP, list(self._running))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._signal(signal.SIGCONT, list(self._running))
+
+    def _hand_on(self, signal_number: int, jobs: list[int]) -> None:
+        self._told |= set(jobs)
+        self._signal(signal_number, jobs)
+
+    def _signal(self, signal_number: int, jobs: list[int]) -> None:
+        """To each job's process; what a terminal would send to all processes of a job goes to all."""
+        for job in jobs:
+            process = self._running[job][0]
+            with contextlib.suppress(ProcessLookupError):
+                if process.returncode is not None:
+                    continue
+                if signal_number in (signal.SIGINT, signal.SIGSTOP, signal.SIGCONT):
+                    os.killpg(process.pid, signal_number)
+                else:
+                    process.send_signal(signal_number)
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
     def _reap(self) -> None:
         """Wait until at least one job ended; print those that failed when it happens."""
-        try:
-            while not (done := [number for number, (process, _, _) in self._running.items() if _is_over(process)]):
-                time.sleep(0.05)
-        except KeyboardInterrupt:
-            for process, _, _ in self._running.values():
-                with contextlib.suppress(KeyboardInterrupt):
-                    process.wait()
-            self._running.clear()
-            raise
+        done: list[int] = []
+        while not done:
+            try:
+                done = [number for number, (process, _, _) in self._running.items() if _is_over(process)]
+                time.sleep(0 if done else 0.05)
+            except KeyboardInterrupt:  # in a process of another launcher no handler of ours is installed
+                self._received(signal.SIGINT, None)
         for number in done:
             process, folder, _ = self._running.pop(number)
             status = int(process.returncode)

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -24,7 +25,11 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.help import text as help_text
 from alpaca.jobs import Jobs
 from alpaca.signature import GENERATED, signature
+from alpaca.sweeping.folder import SweepFolder
 from alpaca.tracking.run_directory import FINISHED, status, unfinished
+
+if TYPE_CHECKING:
+    from alpaca.sweeping.elsewhere import Elsewhere
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,11 +39,20 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     started = time.strftime("%Y%m%d-%H%M%S")
     cli.register_run_dir(lambda composed: run_directory(_checked(composed), started))
-    cli.register_sweep_dir()
+    sweep_folder = SweepFolder()
+    elsewhere: list[Elsewhere] = []
     single: list[int] = []
     refused: list[int] = []
     arguments = cli.given_arguments(argv)
     jobs, same = Jobs(), cli.unswept_keys(arguments)
+
+    def begun(composed: DictConfig, place: Path) -> None:
+        if not _is_ours(composed.hydra):
+            from alpaca.sweeping.elsewhere import Elsewhere
+
+            elsewhere.append(Elsewhere(composed, place, arguments))
+
+    sweep_folder.register(begun)
 
     def job(composed: DictConfig) -> None:
         hydra = HydraConfig.get()
@@ -55,11 +69,6 @@ def main(argv: list[str] | None = None) -> int:
             reason = ""
             try:
                 config = _checked(composed)
-                if config.sweep.dry_run or config.sweep.one_at_a_time:
-                    raise UserError(
-                        "sweep.dry_run and sweep.one_at_a_time need Hydra's own sweeper and launcher; leave out "
-                        "hydra/launcher and hydra/sweeper"
-                    )
                 if config.data_source.path == GENERATED:  # once, before jobs that want the same begin side by side
                     _with_generated_data(config, started, overrides)
                 _start(jobs, config, overrides, same, place.parent, hydra.job.num)
@@ -96,18 +105,45 @@ def main(argv: list[str] | None = None) -> int:
                 with contextlib.suppress(OSError):
                     folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
 
-    with jobs.forwarding():
-        ended = cli.main(job, argv)
-        try:
-            jobs.finish()
-        except KeyboardInterrupt:
-            return ended or cli.fail("interrupted", cli.INTERRUPTED)
+    try:
+        with jobs.forwarding():
+            ended = cli.main(job, argv)
+            if ended == cli.INTERRUPTED:  # the signal may have gone to what made data here while jobs were running
+                jobs.interrupt()
+            try:
+                jobs.finish()
+            except KeyboardInterrupt:
+                ended = ended or cli.fail("interrupted", cli.INTERRUPTED)
+    except Exception:  # of a launcher, whose other jobs may go on
+        if not elsewhere:
+            raise
+        traceback.print_exc()
+        elsewhere[0].leave()
+        return RunFailed.exit_status
+    finally:
+        sweep_folder.remove_if_empty()
+    if elsewhere:
+        ended = _closed(elsewhere[0], ended)
     if ended:
         return ended
     failures = jobs.ended + refused
     if len(failures) > 1 and any(failures):
         return cli.fail(f"{sum(map(bool, failures))} of {len(failures)} runs did not finish", 1)
     return max(single + failures, default=0)
+
+
+def _closed(elsewhere: "Elsewhere", ended: int) -> int:
+    """The end of a multirun of another launcher or sweeper that ended with this status; returns the exit status."""
+    try:
+        if ended == cli.INTERRUPTED:
+            elsewhere.leave()
+        elif ended != UserError.exit_status:
+            return max(ended, elsewhere.close())
+    except (UserError, RunFailed) as error:
+        return cli.fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return cli.fail("interrupted", cli.INTERRUPTED)
+    return ended
 
 
 def _is_ours(hydra: Any) -> bool:
@@ -123,7 +159,6 @@ def _sweep(first: DictConfig, arguments: list[str], started: str, jobs: Jobs, pl
     hydra = HydraConfig.get()
     with contextlib.suppress(OSError):
         (place / "multirun.yaml").unlink()  # Hydra's record; ours is sweep.yaml
-        place.rmdir()  # where nothing is kept there, as after sweep.dry_run
     typed = expansion.typed_overrides(arguments)
     if several := [part for part in typed if re.match(r"\+?sweep=.*[\[,(]", part)]:
         raise UserError(f"{several[0]}: one sweep at a time; give each a command of its own")

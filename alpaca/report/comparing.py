@@ -42,6 +42,10 @@ def compare(
     base = grouping.choose_baseline(groups, baseline, found.first)
     if baseline is None and found.first is not None and not any(run is found.first for run in groups[base].runs):
         notes.append(f"The first variant has no result, so {groups[base].label} is the baseline.")
+    elif baseline is None and len(groups) > 1:
+        notes.append(
+            f"Baseline: {groups[base].label}, of the first of these runs {found.order}; --baseline names another."
+        )
     runs = [run for each in groups for run in each.runs]
     chosen = [] if only_costs else _metrics(finished(runs), groups[base], metrics, notes)
     groups = _on_common_examples(groups, base, chosen, force, notes)

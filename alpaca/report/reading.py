@@ -2,19 +2,20 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from alpaca.errors import UserError
-from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, MISSING, Run
-from alpaca.report.variants import compared
+from alpaca.report.records import DAMAGED, FAILED, FINISHED, INTERRUPTED, MISSING, Run
+from alpaca.report.variants import compared, full_key
 from alpaca.report.wording import visible
 from alpaca.signature import variant_of
-from alpaca.sweeping import record
+from alpaca.sweeping import damage, record
 from alpaca.tracking.run_directory import read_json
 
 DEEPEST = 5  # folders below a given one in which runs are looked for
@@ -31,6 +32,7 @@ ALIASES = {  # what an evaluation calls the score of an example, the metric that
 }
 PREDICTIONS, QUICK = "predictions", "eval/"
 BITS = "eval/bits_per_byte"
+SEED = re.compile(r"\+*train\.seed=(-?\d+)$")  # as it sets jobs of a sweep apart
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Found:
     """Runs, and what the folder they came from says about itself.
 
     Attributes:
-        first: the variant that the first job or argument belongs to: the baseline where none is named.
+        first: a run of the baseline where none is named: the first in the order of their sweep if all runs are of one
+            sweep, however they were named, else the first of the first argument.
+        order: which order that is, for a sentence.
     """
 
     runs: list[Run]
@@ -47,6 +51,7 @@ class Found:
     read: str = ""
     first: Run | None = None
     folders: list[Path] = field(default_factory=list)
+    order: str = "as they were found"
 
 
 def read_runs(places: list[Path]) -> Found:
@@ -55,27 +60,51 @@ def read_runs(places: list[Path]) -> Found:
     Raises:
         UserError: a place that is not there or holds no run, or a damaged file in one.
     """
-    runs: dict[str, Run] = {}
-    sweep: dict[str, Any] = {}
+    folders: dict[Path, Path] = {}
     for place in places:
         if not place.is_dir():
             raise UserError(f"{place}: no such folder; give run directories or folders of them")
-        found = record.read(place)
-        mine = [job for job in found.get("jobs", []) if isinstance(job, dict)]
-        if len(places) == 1:
-            sweep = found
-        before = len(runs)
-        for job in mine:
-            run = _job(place, job)
-            runs.setdefault(run.place or run.name, run)
-        for folder in _run_folders(place):
-            if str(folder) not in runs:
-                runs[str(folder)] = read_run(folder)
-        if len(runs) == before and not any(str(folder) in runs for folder in _run_folders(place)):
+        inside = list(_run_folders(place))
+        if not inside and not record.read(place).get("jobs"):
             raise UserError(f"{place}: there is no run in this folder; give run directories or a sweep's folder")
+        for folder in inside:
+            folders.setdefault(folder.resolve(), folder)
+    wholes = [place for place in places if not (place / "config.yaml").is_file()]
+    sweeps = {place.resolve(): place for place in wholes if (place / record.FILE).is_file()}
+    home = places[0] if len(sweeps) == len(places) == 1 else _home(folders, sweeps)
+    if home is not None and wholes:
+        sweeps.setdefault(home.resolve(), home)
+    runs: dict[Path, Run] = {}
+    for sweep in sweeps.values():
+        for number, job in enumerate(record.read(sweep).get("jobs", [])):
+            run = _job(sweep, job)
+            runs.setdefault((Path(run.place) if run.place else sweep / f"job {number}").resolve(), run)
+    for resolved, folder in folders.items():
+        if resolved not in runs:
+            runs[resolved] = read_run(folder)
     listed = list(runs.values())
-    title = str(sweep.get("name") or ", ".join(place.name or str(place) for place in places))
-    return Found(listed, title, str(sweep.get("question") or ""), str(sweep.get("read") or ""), listed[0], places)
+    title = ", ".join(place.name or str(place) for place in places)
+    if home is None:
+        return Found(listed, title, first=listed[0], folders=places)
+    found = record.read(home)
+    name = str(found.get("name") or home.resolve().name)
+    order = f"in the order of the sweep {name}"
+    if not wholes:
+        place_of = {job.get("folder"): number for number, job in enumerate(found.get("jobs", []))}
+        listed.sort(key=lambda run: place_of.get(Path(run.place).resolve().name, len(place_of)))
+        return Found(listed, title, first=listed[0], folders=places, order=order)
+    question, how = str(found.get("question") or ""), str(found.get("read") or "")
+    return Found(listed, name, question, how, listed[0], places, order)
+
+
+def _home(folders: dict[Path, Path], sweeps: dict[Path, Path]) -> Path | None:
+    """The folder of the one sweep that all these run directories lie in; None where `sweeps` has another one too."""
+    homes = {resolved.parent: folder.parent for resolved, folder in folders.items()}
+    if len(homes) != 1 or sweeps.keys() - homes.keys():
+        return None
+    ((resolved, home),) = homes.items()
+    place = home if home.resolve() == resolved else resolved  # the parent of "." is "."
+    return place if (place / record.FILE).is_file() else None
 
 
 def read_run(folder: Path) -> Run:
@@ -84,7 +113,9 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: a file of it that cannot be read.
     """
-    summary, environment = read_json(folder / "summary.json"), read_json(folder / "env.json")
+    problem = damage.of_summary(folder)
+    summary = {} if problem else read_json(folder / damage.SUMMARY)
+    environment = read_json(folder / "env.json")
     settings = _settings(folder)
     seed = settings.pop("train.seed", None)
     hashed = environment.get("settings")
@@ -100,7 +131,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         name=folder.name,
         place=str(folder),
-        status=str(summary.get("status") or INTERRUPTED),
+        status=DAMAGED if problem else str(summary.get("status") or INTERRUPTED),
         seed=seed if isinstance(seed, int) else None,
         variant=variant_of(hashed) if isinstance(hashed, dict) and "train.seed" in hashed else str(compared(settings)),
         settings=settings,
@@ -110,7 +141,9 @@ def read_run(folder: Path) -> Run:
         weights=weights,
         texts=texts,
         costs=costs if dollars is None else {**costs, "dollars": dollars},
-        error=visible(str(summary.get("error") or ("" if summary else "it did not come to its end"))),
+        error=visible(f"{problem}; the file is damaged: the command that made the run runs it again")
+        if problem
+        else visible(str(summary.get("error") or ("" if summary else "it did not come to its end"))),
         device=device,
         tokenizer=f"{settings.get('model.weights')}:{settings.get('model.name')}",
     )
@@ -118,20 +151,24 @@ def read_run(folder: Path) -> Run:
 
 def _job(place: Path, job: dict[str, Any]) -> Run:
     """A job of a sweep: its run, or a row that says why there is none."""
-    folder = place / str(job["folder"]) if job.get("folder") else None
+    folder = place / job["folder"] if job.get("folder") else None
+    differs = [str(part) for part in job.get("differs") or []]
+    apart = tuple(part for part in differs if not SEED.match(part))
     if folder is not None and (folder / "config.yaml").is_file():
-        return read_run(folder)
-    said = dict(part.lstrip("+").partition("=")[::2] for part in map(str, job.get("differs") or []) if "=" in part)
-    seed = said.pop("train.seed", "")
-    name = ",".join(map(str, job.get("differs") or [])) or "defaults"
+        return replace(read_run(folder), job=apart, sweep=str(place))
+    said = dict(part.lstrip("+").partition("=")[::2] for part in apart if "=" in part)
+    seed = next((found[1] for part in differs if (found := SEED.match(part))), None)
     return Run(
-        name=name,
+        name=",".join(differs) or "defaults",
         place="" if folder is None else str(folder),
         status=FAILED if job.get("error") else MISSING,
-        seed=int(seed) if seed.isdecimal() else None,
-        variant=str(job.get("variant") or f"job:{sorted(said.items())}"),
-        settings={"job": ", ".join(f"{key}={value}" for key, value in said.items()) or "defaults"},
+        seed=None if seed is None else int(seed),
+        variant=str(job.get("variant") or f"job:{place}:{apart}"),
+        settings={full_key(key): value for key, value in said.items()},
         error=visible(str(job.get("error") or "it has not run yet")),
+        job=apart,
+        sweep=str(place),
+        began=False,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FINISHED, FAILED, INTERRUPTED, MISSING = "finished", "failed", "interrupted", "missing"
+DAMAGED = "damaged"  # its summary cannot be read: how it ended is not known
 BETTER, WORSE, NO_DIFFERENCE, NOT_COMPARABLE, BASELINE = (
     "better",
     "worse",
@@ -36,7 +37,7 @@ class Run:
     Attributes:
         name: its folder's name, or that of the W&B run.
         place: its folder or address, as the user may type it; empty for a missing one.
-        status: finished, failed, interrupted or missing.
+        status: finished, failed, interrupted, damaged or missing.
         seed: `train.seed`; None where unknown.
         variant: hash of its training settings without the seed; runs of one variant differ by seed only.
         settings: dotted key to value, as `config.yaml` has it, `train.seed` and names left out.
@@ -49,6 +50,9 @@ class Run:
         error: why it failed, in a sentence.
         device: as `env.json` names it.
         tokenizer: what tells tokenizers apart (model.weights); losses across them compare as bits per byte.
+        job: what sets it apart in the list of its sweep, the seed left out; None for a run that no list names.
+        sweep: the folder of that list; empty likewise.
+        began: whether it has a run directory; else its settings are only those that set it apart, as text.
     """
 
     name: str
@@ -66,6 +70,9 @@ class Run:
     error: str = ""
     device: str = ""
     tokenizer: str = ""
+    job: tuple[str, ...] | None = None
+    sweep: str = ""
+    began: bool = True
 
 
 @dataclass(frozen=True)

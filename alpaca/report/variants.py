@@ -30,13 +30,13 @@ def group(runs: Iterable[Run]) -> list[Variant]:
             key = str(sorted(compared(run.settings).items(), key=str)) if len(seeds) != len(set(seeds)) else ""
             apart.setdefault(key, []).append(run)
         parts.extend(apart.values())
+    parts = [sorted(members, key=_never_began) for members in parts]  # one that ran speaks for them
     parts = _jobs_to_their_variant(parts)
-    parts = [sorted(members, key=_is_job) for members in parts]  # one that ran speaks for them
-    differing = _differing([compared(members[0].settings) for members in parts if not _is_job(members[0])])
+    differing = _differing([compared(members[0].settings) for members in parts if members[0].began])
     found = []
     for members in parts:
         own = compared(members[0].settings)
-        differs = {"": members[0].settings["job"]} if _is_job(members[0]) else {key: own.get(key) for key in differing}
+        differs = {key: own.get(key) for key in differing} if members[0].began else {"": job_label(members[0])}
         found.append(Variant(label(differs), differs, tuple(members)))
     return _told_apart(found)
 
@@ -74,7 +74,7 @@ def matches(run: Run, wanted: dict[str, str]) -> bool:
     """Whether a run has all the settings `wanted`, `adapter=lora` meaning `adapter.name=lora`."""
     seed = {} if run.seed is None else {"train.seed": run.seed}
     settings = {**run.settings, **seed}
-    return all(_means(settings.get(_full_key(key)), text) for key, text in wanted.items())
+    return all(_means(settings.get(full_key(key)), text) for key, text in wanted.items())
 
 
 def _means(value: Any, text: str) -> bool:
@@ -82,7 +82,7 @@ def _means(value: Any, text: str) -> bool:
     if shown_value(value) == text:
         return True
     try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and float(text) == float(value)
+        return isinstance(value, (int, float, str)) and not isinstance(value, bool) and float(text) == float(value)
     except ValueError:
         return False
 
@@ -96,15 +96,21 @@ def _fits(variant: Variant, wanted: str) -> bool:
     return "=" in wanted and matches(variant.runs[0], {key: value for key, value in pairs.items() if key})
 
 
+def job_label(run: Run) -> str:
+    """What its sweep calls a run that never began."""
+    return ", ".join(run.job or ()) or "defaults"
+
+
 def _jobs_to_their_variant(parts: list[list[Run]]) -> list[list[Run]]:
-    """A missing run joins the variant that another seed of the same job belongs to."""
-    real = [members for members in parts if not _is_job(members[0])]
+    """A run that never began joins the variant of the same job with another seed, or with the same settings."""
+    real = [members for members in parts if members[0].began]
     alone = []
     for members in parts:
-        if not _is_job(members[0]):
+        mine = members[0]
+        if mine.began:
             continue
-        said = dict(part.partition("=")[::2] for part in members[0].settings["job"].split(", "))
-        home = [each for each in real if said and matches(each[0], said)]
+        home = [each for each in real if any((run.sweep, run.job) == (mine.sweep, mine.job) for run in each)]
+        home = home or [each for each in real if mine.settings and matches(each[0], mine.settings)]
         if len(home) == 1:
             home[0].extend(members)
         else:
@@ -112,8 +118,8 @@ def _jobs_to_their_variant(parts: list[list[Run]]) -> list[list[Run]]:
     return real + alone
 
 
-def _is_job(run: Run) -> bool:
-    return set(run.settings) == {"job"}
+def _never_began(run: Run) -> bool:
+    return not run.began
 
 
 def compared(settings: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +167,7 @@ def _short_key(key: str) -> str:
     return section if rest == "name" and section in SECTIONS else key
 
 
-def _full_key(key: str) -> str:
+def full_key(key: str) -> str:
     return f"{key}.name" if key in SECTIONS else key
 
 

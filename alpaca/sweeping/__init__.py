@@ -15,5 +15,6 @@ written before the first run begins, so that a run that never began is known to 
       error: "adapter.rank=0: ..."                   only for a job that was refused before it began
 
 `expansion` makes the jobs, `record` keeps the file, `sweep` works them off, `closing` and `wandb_mark` say how a
-run ended whose own process could not, `job` is the first thing a job's process runs.
+run ended whose own process could not, `job` is the first thing a job's process runs. `elsewhere` keeps list and report
+of jobs that another launcher runs, `folder` takes back what Hydra made for nothing, `damage` names damaged files.
 """

@@ -49,8 +49,10 @@ def main() -> int:
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGTERM)
     if os.getppid() != parent:
         return 1
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save yet: ends it without a traceback
     from alpaca import run
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(Path(run.__file__)), *overrides]
     said = Remembering(sys.stderr)
     sys.stderr = said

@@ -13,10 +13,11 @@ from alpaca.checks import check
 from alpaca.config import Config
 from alpaca.errors import UserError
 from alpaca.signature import evaluation_settings, signature_of, training_settings, variant_of
+from alpaca.sweeping import damage
 from alpaca.sweeping.expansion import Combination, composed
 from alpaca.tracking.run_directory import FINISHED, differences, settings_of, status
 
-RUNNING, MISSING, REFUSED = "running", "missing", "refused"
+RUNNING, DAMAGED, MISSING, REFUSED = "running", "damaged", "missing", "refused"
 APART = ("name", "output_dir", "notes", "extra_tags", "sweep", "tracker", "generation")  # never make two runs of one
 
 
@@ -40,11 +41,13 @@ class Job:
 
     @property
     def state(self) -> str:
-        """finished, failed, interrupted, running (another process holds it), missing or refused."""
+        """finished, failed, interrupted, running (another process holds it), damaged, missing or refused."""
         if self.folder is None:
             return REFUSED
         if is_held(self.folder):
             return RUNNING
+        if damage.of_summary(self.folder):
+            return DAMAGED
         return status(self.folder) or MISSING
 
     def record(self) -> dict[str, Any]:
@@ -75,8 +78,13 @@ def plan(combinations: list[Combination], place: Path) -> tuple[list[Job], list[
             continue
         seen[identity] = job
         jobs.append(job)
+    return placed(jobs, place), lines
+
+
+def placed(jobs: list[Job], place: Path) -> list[Job]:
+    """The jobs with their folders as they are under `place` now."""
     sharing = [job.signature for job in jobs]
-    return [_placed(job, place, alone=sharing.count(job.signature) == 1) for job in jobs], lines
+    return [_placed(job, place, alone=sharing.count(job.signature) == 1) for job in jobs]
 
 
 def _checked(number: int, combination: Combination) -> Job:

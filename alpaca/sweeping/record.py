@@ -8,6 +8,7 @@ import yaml
 
 from alpaca import paths
 from alpaca.errors import UserError
+from alpaca.sweeping.damage import mapping_of
 from alpaca.tracking.run_directory import write_text
 
 FILE = "sweep.yaml"
@@ -50,13 +51,13 @@ def parsed_header(text: str) -> Question:
 
 
 def write(folder: Path, name: str, question: Question, jobs: list[dict[str, Any]]) -> None:
-    """Write `sweep.yaml`; jobs of an earlier command stay in it while their directories are there.
+    """Write `sweep.yaml`; jobs of an earlier command stay in it while their directories are there, if it can be read.
 
     Raises:
         UserError: the folder cannot be written.
     """
     mine = {job["folder"] for job in jobs}
-    kept = [job for job in read(folder).get("jobs", []) if job.get("folder") and job["folder"] not in mine]
+    kept = [job for job in _parsed(folder)[0].get("jobs", []) if job.get("folder") and job["folder"] not in mine]
     kept = [job for job in kept if (folder / job["folder"]).is_dir()]
     content = {"name": name, "question": question.question, "read": question.read, "jobs": [*jobs, *kept]}
     try:
@@ -67,9 +68,37 @@ def write(folder: Path, name: str, question: Question, jobs: list[dict[str, Any]
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """`sweep.yaml` of a folder; empty where there is none that can be read."""
-    try:
-        found = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("jobs", []), list) else {}
+    """`sweep.yaml` of a folder; empty where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    found, problem = _parsed(folder)
+    if problem:
+        raise UserError(
+            f"{problem}; the file is damaged: the sweep's command writes it anew, and without it "
+            f"(remove it) the runs that are there can be compared"
+        )
+    return found
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with `sweep.yaml` of a folder, with file and line; empty for nothing."""
+    return _parsed(folder)[1]
+
+
+def _parsed(folder: Path) -> tuple[dict[str, Any], str]:
+    file = folder / FILE
+    found, problem = mapping_of(file)
+    jobs = found.get("jobs", [])
+    if not problem and not (isinstance(jobs, list) and all(map(_is_job, jobs))):
+        problem = f"{file}: jobs is no list of jobs, each with folder and differs"
+    return ({}, problem) if problem else (found, "")
+
+
+def _is_job(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("folder"), str | None)
+        and isinstance(entry.get("differs", []), list)
+    )

@@ -4,6 +4,7 @@ Every run is a process of its own (`alpaca/jobs.py`), so that memory, W&B and a 
 """
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.jobs import Jobs
 from alpaca.signature import is_generated
-from alpaca.sweeping import closing, record
+from alpaca.sweeping import closing, damage, record
 from alpaca.sweeping.expansion import Combination
-from alpaca.sweeping.planning import MISSING, REFUSED, RUNNING, Job, other_evaluation, plan
+from alpaca.sweeping.planning import DAMAGED, MISSING, REFUSED, RUNNING, Job, other_evaluation, plan
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED
 from alpaca.tracking.wandb_run import DISABLED
 
@@ -43,14 +44,7 @@ def run(
         KeyboardInterrupt: a signal asked for the end; all jobs have ended.
     """
     planned, lines = plan(combinations, place)
-    able = [job for job in planned if job.config is not None]
-    if not able:
-        errors = {job.error for job in planned}
-        for job in planned if len(errors) > 1 else []:
-            fail(f"job {job.number} ({job.title}): {job.error}", UserError.exit_status)
-        raise UserError(planned[0].error or "" if len(errors) == 1 else "no job of this sweep can run")
-    first = able[0].config
-    assert first is not None
+    first = first_config(planned)
     _announce(planned, place, first.name, question, lines)
     if first.sweep.dry_run:
         from alpaca.sweeping.dry_run import show
@@ -63,16 +57,33 @@ def run(
         for job in planned:
             _start(job, jobs, Path(notes), generate, own)
         jobs.finish()
-    return _close(planned, place)
+    return close(planned, place)
+
+
+def first_config(planned: list[Job]) -> Config:
+    """The config of the first job that can run.
+
+    Raises:
+        UserError: none can.
+    """
+    for job in planned:
+        if job.config is not None:
+            return job.config
+    errors = {job.error for job in planned}
+    for job in planned if len(errors) > 1 else []:
+        fail(f"job {job.number} ({job.title}): {job.error}", UserError.exit_status)
+    raise UserError(planned[0].error or "" if len(errors) == 1 else "no job of this sweep can run")
 
 
 def _announce(planned: list[Job], place: Path, name: str, question: record.Question, lines: list[str]) -> None:
     states = [job.state for job in planned]
-    counts = [f"{states.count(state)} {state}" for state in (FINISHED, FAILED, INTERRUPTED, RUNNING, MISSING, REFUSED)
-              if states.count(state)]  # fmt: skip
+    known = (FINISHED, FAILED, INTERRUPTED, DAMAGED, RUNNING, MISSING, REFUSED)
+    counts = [f"{states.count(state)} {state}" for state in known if state in states]
     if question.question:
         print(question.question)
     print(f"sweep {name}: {len(planned)} runs in {place}: {', '.join(counts)}", flush=True)
+    if problem := record.damage(place):
+        print(f"  {problem}; the file is damaged, what it says is not used: the sweep writes it anew", flush=True)
     for line in lines:
         print(f"  {line}", flush=True)
 
@@ -95,6 +106,8 @@ def _start(job: Job, jobs: Jobs, notes: Path, generate: Callable[[Config, list[s
     if state == FAILED and not job.config.sweep.retry_failed:
         print("  failed before, left as it is (sweep.retry_failed=false)", flush=True)
         return
+    if state == DAMAGED:
+        print(f"  {damage.of_summary(job.folder)}; the file is damaged: the run is run again", flush=True)
     config = job.config
     if is_generated(config.data_source.path):
         try:
@@ -130,14 +143,19 @@ def _close_job(job: Job, error: str) -> None:
     closing.close(job.folder, job.config, job.settings, job.signature or "", job.combination.overrides, error)
 
 
-def _close(planned: list[Job], place: Path) -> int:
-    """The report, and a last line where a run is not finished."""
+def report_command(place: Path) -> str:
+    """What to type for the report of the sweep in `place`."""
+    return f"python -m alpaca.compare {shlex.quote(str(place))}"
+
+
+def close(planned: list[Job], place: Path) -> int:
+    """The report, and a last line where a run is not finished; returns the exit status."""
     from alpaca.report.command import write_report
 
     try:
         write_report(place, say=print)
     except (UserError, RunFailed) as error:
-        print(f"no report: {error}", flush=True)
+        print(f"no report: {error}; for one afterwards: {report_command(place)}", flush=True)
     else:
         if any(job.config is not None and job.config.tracker.mode != DISABLED for job in planned):
             closing.tell_wandb("alpaca.sweeping.wandb_report", place)
