@@ -6,6 +6,8 @@ A W&B run of its own, of job type `report`: the report as an artifact, made from
 import sys
 from pathlib import Path
 
+from alpaca.cli import fail
+from alpaca.errors import UserError
 from alpaca.sweeping import record
 from alpaca.tracking.run_directory import settings_of, status
 from alpaca.tracking.wandb_run import REPORT, WandbRun
@@ -35,7 +37,10 @@ def log_report(place: Path) -> None:
 
 def main() -> int:
     """The command."""
-    log_report(Path(sys.argv[1]))
+    try:
+        log_report(Path(sys.argv[1]))
+    except UserError as error:
+        return fail(str(error), error.exit_status)
     return 0
 
 

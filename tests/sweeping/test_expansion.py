@@ -68,4 +68,7 @@ def test_jobs_of_an_earlier_command_stay_while_their_directories_do(tmp_path):
     write(tmp_path, "s", question, [{"folder": "c"}])
     assert [job["folder"] for job in read(tmp_path)["jobs"]] == ["c", "a"]
     (tmp_path / "sweep.yaml").write_text("jobs: [")
-    assert read(tmp_path) == {}
+    with pytest.raises(UserError, match=r"sweep.yaml, line 1: no YAML"):
+        read(tmp_path)
+    write(tmp_path, "s", question, [{"folder": "c"}])
+    assert [job["folder"] for job in read(tmp_path)["jobs"]] == ["c"]
