@@ -32,7 +32,13 @@ class Compared:
 
 def alpaca_compare(folder: Path, *arguments: str) -> Compared:
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("COLUMNS", "100")
         status = compare.main(list(arguments))
     return Compared(status, out.getvalue(), err.getvalue())
 
