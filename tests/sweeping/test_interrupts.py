@@ -171,7 +171,10 @@ def test_a_signal_interrupts_what_is_done_beside_running_jobs(tmp_path: Path):
 def test_a_process_without_our_handlers_hands_an_interrupt_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As the process that Slurm or Ray begins for a job."""
     jobs = Jobs()
-    program = f"import pathlib, time; pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(600)"
+    program = (  # what is started in the background of a script ignores SIGINT, and so do its children
+        "import pathlib, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(600)"
+    )
     jobs.start(0, [sys.executable, "-c", program], tmp_path, 1, None)
     while not (tmp_path / "ready").exists():
         time.sleep(0.02)
