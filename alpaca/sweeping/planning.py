@@ -1,6 +1,5 @@
 """What a sweep has to do: each job's config, its folder, and how far it got before."""
 
-import fcntl
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from alpaca.errors import UserError
 from alpaca.signature import evaluation_settings, signature_of, training_settings, variant_of
 from alpaca.sweeping import damage
 from alpaca.sweeping.expansion import Combination, composed
+from alpaca.tracking.lock import is_held
 from alpaca.tracking.run_directory import FINISHED, differences, settings_of, status
 
 RUNNING, DAMAGED, MISSING, REFUSED = "running", "damaged", "missing", "refused"
@@ -44,7 +44,7 @@ class Job:
         """finished, failed, interrupted, running (another process holds it), damaged, missing or refused."""
         if self.folder is None:
             return REFUSED
-        if is_held(self.folder):
+        if is_held(self.folder / ".lock"):
             return RUNNING
         if damage.of_summary(self.folder):
             return DAMAGED
@@ -126,15 +126,3 @@ def other_evaluation(job: Job) -> str:
     assert job.folder is not None
     before = settings_of(job.folder)
     return differences(evaluation_settings(before), evaluation_settings(job.config)) if before is not None else ""
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process has the run directory open."""
-    try:
-        with (folder / ".lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

@@ -32,3 +32,15 @@ def hold(file: Path) -> TextIO:
     with contextlib.suppress(OSError):  # a full disk, of which the holder hears when it writes something of use
         os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
     return stream
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds `file`, or it cannot be asked; one that is not there is held by nobody."""
+    try:
+        with file.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
