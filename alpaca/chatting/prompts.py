@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from alpaca.chatting.opening import Speaker
 from alpaca.data.encoding import encode_prompts
 from alpaca.data.rows import Row
-from alpaca.engines.wire import sound
+from alpaca.engines.protocol import sound
 from alpaca.errors import UserError
 from alpaca.modeling.tokenizer import opening_tokens
 

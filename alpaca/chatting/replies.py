@@ -13,7 +13,7 @@ from alpaca.chatting.opening import Speaker
 from alpaca.chatting.sampling import Sampling
 from alpaca.engines.decoding import Row as Draw
 from alpaca.engines.decoding import sample
-from alpaca.engines.wire import cut_at_stop
+from alpaca.engines.protocol import cut_at_stop
 from alpaca.errors import RunFailed, UserError
 
 STOP, LENGTH = "stop", "length"

@@ -32,7 +32,7 @@ from alpaca.chatting.port import HOST
 from alpaca.chatting.prompts import Turn, prompt_ids, question
 from alpaca.chatting.replies import LENGTH, Reply
 from alpaca.chatting.sampling import Sampling
-from alpaca.engines.wire import sound
+from alpaca.engines.protocol import sound
 from alpaca.errors import RunFailed, UserError
 
 GRACE_S = 5  # for answers that are being sent when the server is told to stop

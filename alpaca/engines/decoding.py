@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from alpaca.engines.wire import cut_at_stop
+from alpaca.engines.protocol import cut_at_stop
 from alpaca.modeling.attention import plain_attention
 
 COMPACT_AT = 0.75  # share of rows still going at which the others leave the cache

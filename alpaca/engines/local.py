@@ -29,7 +29,7 @@ from alpaca.engines.exchange import (
     Usage,
     Wanted,
 )
-from alpaca.engines.wire import messages_of, prompt_text
+from alpaca.engines.protocol import messages_of, prompt_text
 from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.tokenizer import text_encoder
 from alpaca.training.precision import choose

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alpaca.engines import failures, wire
+from alpaca.engines import failures, protocol
 from alpaca.engines.batch_files import MOST_BYTES, MOST_REQUESTS, Asked, Lines, line_of, lines_of, parts_of
 from alpaca.engines.batch_journal import Journal, Record, digest_of
 from alpaca.engines.exchange import BeforeRetry, EngineSettings, Reply, Request, Usage, Wanted
@@ -65,16 +65,16 @@ class OpenAIBatch:
         self._refusals = Refusals()
         self._remote = Remote(settings)
         self._journal = Journal(Path(settings.state_dir) if settings.state_dir else None)
-        self._path = wire.PATHS[settings.api]
+        self._path = protocol.PATHS[settings.api]
         self._server = settings.base_url or ""
-        self._dialect = wire.Dialect()
+        self._dialect = protocol.Dialect()
         self._asked: list[Asked] = []
         self._gathering: asyncio.Task[None] | None = None
         self._collecting: dict[str, asyncio.Task[Lines | Failure]] = {}
 
     def most(self, request: Request) -> Usage:
-        """The most one attempt can be billed; see `wire.most_of`."""
-        return wire.most_of(request)
+        """The most one attempt can be billed; see `protocol.most_of`."""
+        return protocol.most_of(request)
 
     async def answer(
         self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
@@ -88,14 +88,14 @@ class OpenAIBatch:
             RequestLost: it failed in two batches of this process.
             UserError: no request can succeed.
         """
-        plain = wire.body_of(request, model=self.model, api=self._settings.api, dialect=wire.Dialect())
+        plain = protocol.body_of(request, model=self.model, api=self._settings.api, dialect=protocol.Dialect())
         digest = digest_of(self._server, self._path, request.id, plain)
         earlier = self._journal.holding(digest, self._server)
         attempts = Attempts(request.id, self.most(request), 1 + len(earlier), before_retry)
         left = iter(earlier)
         queue_full = 0
         while True:
-            body = wire.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
+            body = protocol.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
             record = next(left, None)
             old = record is not None
             if record is None:
@@ -218,7 +218,7 @@ class OpenAIBatch:
                 return found[::-1]
             after = f"&after={batches[-1]['id']}"
 
-    async def _outcome(self, record: Record, digest: str, request: Request) -> wire.Read | Failure:
+    async def _outcome(self, record: Record, digest: str, request: Request) -> protocol.Read | Failure:
         """What became of a request in a batch."""
         if record.token not in self._collecting:
             self._collecting[record.token] = asyncio.create_task(self._collect(record))
@@ -235,8 +235,8 @@ class OpenAIBatch:
         if status >= 400:
             return replace(failures.of_status(status, {}, json.dumps(body), self._remote.target), throttled=False)
         try:
-            return wire.answers_of(body, request)
-        except wire.Malformed as error:
+            return protocol.answers_of(body, request)
+        except protocol.Malformed as error:
             return failures.of_bad_body(str(error))
 
     async def _collect(self, record: Record) -> Lines | Failure:

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from alpaca.engines import failures, wire
+from alpaca.engines import failures, protocol
 from alpaca.engines.exchange import (
     NOT_SENT,
     Answer,
@@ -39,7 +39,7 @@ class OpenAIServer:
         self.model = settings.model
         self._settings, self._first_wait_s = settings, first_wait_s
         self._remote = Remote(settings)
-        self._dialect = wire.Dialect()
+        self._dialect = protocol.Dialect()
         self._limits = Limits(settings.concurrency)
         self._gate = Gate(self._limits)
         self._refusals = Refusals()
@@ -48,8 +48,8 @@ class OpenAIServer:
         self._stopped: UserError | None = None
 
     def most(self, request: Request) -> Usage:
-        """The most one attempt can be billed; see `wire.most_of`."""
-        return wire.most_of(request)
+        """The most one attempt can be billed; see `protocol.most_of`."""
+        return protocol.most_of(request)
 
     async def answer(
         self, request: Request, *, before_retry: BeforeRetry | None = None, wanted: Wanted | None = None
@@ -83,7 +83,7 @@ class OpenAIServer:
         """Close the connections."""
         await self._remote.close()
 
-    async def _answered(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> wire.Read:
+    async def _answered(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> protocol.Read:
         """What the server answers to one request, however often it must be sent."""
         while True:
             outcome = await self._attempt(request, attempts, wanted)
@@ -93,18 +93,18 @@ class OpenAIServer:
             if not await patience(wait_s, wanted):
                 raise attempts.given_up(NOT_SENT)
 
-    async def _attempt(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> wire.Read | Failure:
+    async def _attempt(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> protocol.Read | Failure:
         """One attempt; one more at once when the server does not take a parameter and says so."""
         while True:
-            if not await self._gate.enter(wire.likely_tokens(request), wanted):
+            if not await self._gate.enter(protocol.likely_tokens(request), wanted):
                 raise attempts.given_up(NOT_SENT)
             try:
                 if self._stopped is not None:
                     raise UserError(str(self._stopped))
-                body = wire.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
+                body = protocol.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
                 attempts.made += 1
                 sent_at = time.monotonic()
-                received = await self._remote.post(wire.PATHS[self._settings.api], body)
+                received = await self._remote.post(protocol.PATHS[self._settings.api], body)
             finally:
                 self._gate.leave()
             if isinstance(received, Failure) and self._learned(received, body):
@@ -114,13 +114,13 @@ class OpenAIServer:
     def _learned(self, failure: Failure, body: dict[str, Any]) -> bool:
         """Whether the server refused a parameter that the next attempt writes otherwise or leaves out."""
         key = self._dialect.learn(failure.error, body)
-        if key in wire.LEAVABLE and key not in self._told:
+        if key in protocol.LEAVABLE and key not in self._told:
             self._told.add(key)
             what = "each response is asked for by itself" if key == "n" else "its own is used"
             log.warning("model=%s takes no %s: %s", self.model, key, what)
         return key is not None
 
-    def _read(self, received: Received | Failure, request: Request, sent_at: float) -> wire.Read | Failure:
+    def _read(self, received: Received | Failure, request: Request, sent_at: float) -> protocol.Read | Failure:
         if isinstance(received, Failure):
             self._reached = self._reached or received.reached
             if received.throttled:
@@ -131,8 +131,8 @@ class OpenAIServer:
         self._limits.succeeded()
         self._refusals.answered()
         try:
-            return wire.answers_of(received.payload, request)
-        except wire.Malformed as error:
+            return protocol.answers_of(received.payload, request)
+        except protocol.Malformed as error:
             return failures.of_bad_body(str(error))
 
     def _worded(self, failure: Failure, attempts: Attempts) -> Failure:

@@ -22,7 +22,7 @@ from alpaca.engines.exchange import (
     Usage,
     Wanted,
 )
-from alpaca.engines.wire import messages_of, prompt_text
+from alpaca.engines.protocol import messages_of, prompt_text
 from alpaca.errors import RunFailed, UserError
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alpaca.engines.decoding import Decoded, Row, decode
-from alpaca.engines.wire import cut_at_stop
+from alpaca.engines.protocol import cut_at_stop
 from alpaca.errors import RunFailed, UserError
 from alpaca.modeling.attention import plain_attention
 from alpaca.training.precision import Compute

@@ -16,7 +16,7 @@ from alpaca.chatting.opening import Speaker, open_speaker
 from alpaca.chatting.prompts import prompt_ids, question
 from alpaca.chatting.replies import Reply, _certain
 from alpaca.chatting.sampling import Sampling
-from alpaca.engines.wire import cut_at_stop
+from alpaca.engines.protocol import cut_at_stop
 from alpaca.errors import UserError
 from alpaca.evaluation import decoding
 from alpaca.training.precision import Compute

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpaca.engines.exchange import Answer, Request, Usage
-from alpaca.engines.wire import Dialect, Malformed, answers_of, body_of, most_of
+from alpaca.engines.protocol import Dialect, Malformed, answers_of, body_of, most_of
 
 CHAT = Request("r", messages=({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}))
 FULL = Request("r", prompt="Hello", max_tokens=7, temperature=0.5, top_p=0.9, stop=("###", "\n"), choices=3, seed=4)
