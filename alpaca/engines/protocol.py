@@ -7,13 +7,14 @@ limit on the answer's length under its other name, parameters that are left out.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from alpaca.engines.exchange import Answer, Request, Usage
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 CHAT_OVERHEAD = 256  # tokens a server may put around the messages of its own: roles, its template, a system prompt
 MESSAGE_OVERHEAD = 16
+MOST_TOKENS = 10**9  # that one answer may be billed; no server has ever written as many
 LEAVABLE = ("temperature", "top_p", "stop", "seed", "n")
 _ONE_CHOICE = "one completion choice"  # a refusal of `n` that does not name it
 _REFUSALS = (
@@ -148,7 +149,7 @@ def answers_of(payload: Any, request: Request) -> Read:
         raise Malformed("the body has no choices")
     answers = tuple(_answer(choice, request) for choice in choices)
     asked = replace(request, choices=len(answers))
-    return answers, _usage(payload.get("usage"), asked), str(payload.get("model") or "")
+    return answers, _usage(payload.get("usage"), asked, answers), str(payload.get("model") or "")
 
 
 def _answer(choice: Any, request: Request) -> Answer:
@@ -177,10 +178,20 @@ def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min(ends, default=len(text))]
 
 
-def _usage(given: Any, request: Request) -> Usage:
+def _usage(given: Any, request: Request, answers: tuple[Answer, ...]) -> Usage:
+    """The server's bill; the most where it has none that can be true.
+
+    A prompt is never of no tokens and neither is a text; a count is a whole number.
+    """
     counts = given if isinstance(given, dict) else {}
-    prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")
-    if isinstance(prompt, int) and isinstance(completion, int) and min(prompt, completion) >= 0:
-        total = counts.get("total_tokens")  # some servers count reasoning only here
-        return Usage(prompt, max(completion, total - prompt) if isinstance(total, int) else completion)
-    return most_of(request)
+    prompt, completion, total = (counts.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total"))
+    written = any(answer.text for answer in answers)
+    if not (_is_count(prompt, least=1) and _is_count(completion, least=int(written))):
+        return most_of(request)
+    if _is_count(total, least=prompt):  # some servers count reasoning only here
+        completion = max(completion, total - prompt)
+    return Usage(prompt, completion)
+
+
+def _is_count(value: Any, *, least: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST_TOKENS

@@ -118,11 +118,24 @@ def test_what_cannot_be_written_in_utf8_is_replaced_on_the_way_out_and_in():
         {"prompt_tokens": -1, "completion_tokens": 3},
         {"prompt_tokens": None, "completion_tokens": 3},
         {"prompt_tokens": 3},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"prompt_tokens": 0, "completion_tokens": 9},
+        {"prompt_tokens": 9, "completion_tokens": 0},
+        {"prompt_tokens": True, "completion_tokens": True},
+        {"prompt_tokens": False, "completion_tokens": 3},
+        {"prompt_tokens": "9", "completion_tokens": "3"},
+        {"prompt_tokens": 9.0, "completion_tokens": 3.0},
+        {"prompt_tokens": 9, "completion_tokens": 10**400},
+        [9, 3],
     ],
 )
 def test_without_a_bill_the_most_is_booked(usage: dict | None):
     payload = {"choices": [{"text": "a"}], "usage": usage}
     assert read(payload)[1] == most_of(replace(FULL, choices=1))  # for the answer that came
+
+
+def test_an_empty_answer_may_be_billed_for_its_prompt_alone():
+    assert read({"choices": [{"text": ""}], "usage": {"prompt_tokens": 9, "completion_tokens": 0}})[1] == Usage(9, 0)
 
 
 @pytest.mark.parametrize("payload", [
