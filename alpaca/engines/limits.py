@@ -1,9 +1,12 @@
-"""How much may be asked at once and how fast: additive increase, multiplicative decrease, and what a server says.
+"""How much may be asked at once and how fast, by the share of requests the server refuses and by what it announces.
 
 Pure logic on an injected clock, without waiting. A request goes out when all limits let it: a window of
-requests in flight, halved when the server refuses with 429 and growing by one for each window of answers;
-below one request at a time a pace in requests per second, which halves and grows in the same way; and the
-requests and tokens per minute that `x-ratelimit-*` headers announce, which refill until their reset.
+requests in flight, halved when the server refuses (429) most of a round of requests and growing after
+every other round; at a window of one, a pause between requests that doubles with each refusal and shrinks with each
+answer; and the requests and tokens per minute that rate-limit headers announce, which refill until their reset.
+
+A server may refuse at random (an overloaded gateway) or because of our own pace. Asking for less mends the second
+only, so single refusals change nothing: the request is sent again after its own back-off.
 """
 
 import asyncio
@@ -18,9 +21,14 @@ from alpaca.engines.failures import OLDEST_EPOCH_MS, OLDEST_EPOCH_S
 
 Clock = Callable[[], float]
 
-RATE_WINDOW_S = 10.0  # over which the pace before a refusal is measured
-SLOWEST_PACE = 1 / 60  # requests per second
-PACE_STEPS = 10  # answers in which a halved pace is back where it was; then it is lifted
+ROUND = 16  # outcomes, at least, over which the share of refusals is measured
+MOST_REFUSED = 0.6  # share of a round above which the window halves
+REFUSED_FROM_THE_START = 5  # refusals without any answer that end a round early
+GROWTH = 1.25  # of the window after a round with fewer refusals
+LEAST_ROW = 5  # answers in a row, and at least a window of them, that make the window one larger
+SHRINK = 0.7  # of the pause with each answer, and faster with each one in a row
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between requests where even one at a time is too much
+NO_WAIT_S = 1e-6  # below what a clock can add to its time
 LONGEST_RESET_S = 86_400.0  # the longest limit that servers announce is one a day
 LOOK_S = 0.2  # between two questions whether a request that waits is still wanted
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -32,6 +40,7 @@ class _Announced:
     """One limit a server announced: what was left at `at`, and how fast it refills up to `limit`.
 
     At `reset_at` all of it is there again: what was announced before says nothing about the time after.
+    `stated` is what was left when it was announced.
     """
 
     limit: float
@@ -39,6 +48,7 @@ class _Announced:
     refill: float  # per second
     at: float
     reset_at: float
+    stated: float
 
     def available(self, now: float) -> float:
         if now >= self.reset_at:
@@ -48,9 +58,16 @@ class _Announced:
     def take(self, amount: float, now: float) -> None:
         self.left, self.at = self.available(now) - amount, now
 
+    def use_up(self, now: float) -> None:
+        """Nothing is left, and nothing comes before the reset."""
+        if now < self.reset_at < math.inf:
+            self.left, self.at, self.refill = 0.0, now, 0.0
+
     def wait(self, amount: float, now: float) -> float:
         lacking = min(amount, self.limit) - self.available(now)
-        return min(lacking / self.refill, self.reset_at - now) if lacking > 0 else 0.0
+        if lacking <= 0:
+            return 0.0
+        return min(lacking / self.refill if self.refill else math.inf, self.reset_at - now)
 
 
 class Limits:
@@ -61,13 +78,15 @@ class Limits:
         self._most, self._clock, self._wall_clock = concurrency, clock, wall_clock
         self.window = float(concurrency)
         self.in_flight = 0
-        self.pace: float | None = None  # requests per second; None is as fast as the window lets
-        self._pace_before = math.inf
+        self.pause = 0.0  # seconds between requests; 0 is as fast as the window lets
         self._paused_until = -math.inf
         self._next_at = -math.inf
-        self._halved_at = -math.inf
-        self._sent: deque[float] = deque()
+        self._round_began = -math.inf
+        self._answers = self._refusals = 0  # of this round
+        self._in_a_row = 0  # answers since the last refusal, or since the window grew for them
+        self._tokens: deque[int] = deque()  # of the requests in flight
         self._announced: dict[str, _Announced] = {}
+        self._at_once: set[str] = set()  # limits that come back at their reset, not bit by bit
 
     def admit(self, tokens: int) -> float:
         """0 and a place in the window for a request of about `tokens`; else seconds to wait before asking again.
@@ -80,49 +99,87 @@ class Limits:
         needs = {"requests": 1.0, "tokens": float(tokens)}
         waits = [limit.wait(needs[kind], now) for kind, limit in self._announced.items()]
         wait = max([self._paused_until - now, self._next_at - now, *waits])
-        if wait > 0:
+        if wait > NO_WAIT_S:
             return wait
         for kind, limit in self._announced.items():
             limit.take(needs[kind], now)
-        if self.pace is not None:
-            self._next_at = now + 1 / self.pace
-        self._sent.append(now)
-        while self._sent[0] < now - RATE_WINDOW_S:
-            self._sent.popleft()
+        self._next_at = now + self.pause
         self.in_flight += 1
+        self._tokens.append(tokens)
         return 0.0
 
     def ended(self) -> None:
         """A request in flight is over, however it went."""
         self.in_flight -= 1
+        self._tokens.popleft()  # not always its own, but about as many
+
+    @property
+    def pace(self) -> float | None:
+        """Requests per second while the server takes hardly one at a time; None is as fast as the window lets."""
+        return 1 / self.pause if self.pause else None
 
     def succeeded(self) -> None:
-        """The server answered: what was halved last grows back first."""
-        if self.pace is None:
-            self.window = min(float(self._most), self.window + 1 / self.window)
+        """The server answered."""
+        if self.pause:
+            self._in_a_row += 1
+            self.pause *= SHRINK**self._in_a_row
+            if self.pause < FIRST_PAUSE_S:
+                self.pause = 0.0
+                self._next_round()
+            self._next_at = min(self._next_at, self._clock() + self.pause)
             return
-        self.pace += self._pace_before / 2 / PACE_STEPS
-        if self.pace >= self._pace_before:
-            self.pace = None
+        self._answers += 1
+        self._in_a_row += 1
+        if self._in_a_row >= max(LEAST_ROW, self.window):
+            self._in_a_row = 0
+            self.window = min(float(self._most), self.window + 1)
+        self._judge_round()
 
     def refused(self, sent_at: float, retry_after: float | None = None) -> None:
         """The server said 429 to a request sent at `sent_at`; everybody waits `retry_after` seconds if it said so.
 
-        Requests that were already under way at the last halving say nothing new: they do not halve again.
+        Requests that were already under way when the window was halved say nothing new.
         """
         now = self._clock()
         if retry_after is not None:
             self._paused_until = max(self._paused_until, now + retry_after)
-        if sent_at < self._halved_at:
+        for kind, limit in self._announced.items():
+            if limit.stated <= self._needed(kind):  # requests in flight had used it up
+                self._at_once.add(kind)
+                limit.use_up(now)
+        if sent_at < self._round_began:
             return
-        self._halved_at = now
-        if self.window >= 2:
+        self._in_a_row = 0
+        if self.pause:
+            self._pause(2 * self.pause)
+            return
+        self._refusals += 1
+        self._judge_round()
+
+    def _judge_round(self) -> None:
+        count = self._answers + self._refusals
+        whole = max(ROUND, math.floor(self.window))
+        none_answered = not self._answers and self._refusals >= REFUSED_FROM_THE_START
+        too_many = none_answered or self._refusals > MOST_REFUSED * whole
+        if not too_many and count < whole:
+            return
+        if not too_many:
+            self.window = min(float(self._most), GROWTH * self.window)
+        elif self.window >= 2:
             self.window /= 2
-            return
-        self.window = 1.0
-        measured = max(1, sum(at >= now - RATE_WINDOW_S for at in self._sent)) / RATE_WINDOW_S
-        self._pace_before = max(self.pace or measured, 2 * SLOWEST_PACE)
-        self.pace = self._pace_before / 2
+        else:
+            self.window = 1.0
+            self._pause(FIRST_PAUSE_S)
+        self._next_round(reduced=too_many)
+
+    def _next_round(self, *, reduced: bool = False) -> None:
+        self._answers = self._refusals = 0
+        if reduced:
+            self._round_began = self._clock()
+
+    def _pause(self, seconds: float) -> None:
+        self.pause = min(LONGEST_PAUSE_S, seconds)
+        self._next_at = self._clock() + self.pause
 
     def learn(self, headers: Mapping[str, str]) -> None:
         """Take over the limits that a response's headers announce; missing and unreadable ones do nothing."""
@@ -135,8 +192,16 @@ class Limits:
                 continue
             # a bucket that fills until the reset; a full one has no such time, a limit a minute is usual
             whole_s = reset if reset > 0 else 60.0
-            refill = (limit - left if left < limit else limit) / whole_s
-            self._announced[kind] = _Announced(limit, left, min(refill, limit), now, now + whole_s)
+            refill = 0.0 if kind in self._at_once else (limit - left if left < limit else limit) / whole_s
+            usable = max(0.0, left - self._needed(kind))
+            before = self._announced.get(kind)
+            if kind in self._at_once and before is not None and now < before.reset_at < math.inf:
+                usable = min(usable, before.available(now))  # answers overtake each other
+            self._announced[kind] = _Announced(limit, usable, min(refill, limit), now, now + whole_s, left)
+
+    def _needed(self, kind: str) -> float:
+        """What the requests in flight take of a limit: the server may not have counted them yet."""
+        return float(self.in_flight if kind == "requests" else sum(self._tokens))
 
 
 async def patience(seconds: float, wanted: Callable[[], bool] | None = None) -> bool:

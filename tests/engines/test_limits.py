@@ -1,10 +1,16 @@
 """How fast an engine asks follows what the server bears; on a clock that only the test moves."""
 
+import heapq
 import math
+import random
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from alpaca.engines.limits import Limits, duration_s
+from alpaca.engines.limits import LONGEST_PAUSE_S, REFUSED_FROM_THE_START, ROUND, Limits, duration_s
 
 
 class Clock:
@@ -41,47 +47,146 @@ def test_no_more_than_concurrency_are_in_flight(clock: Clock):
     assert admitted(limits) == 3
 
 
-def test_a_refusal_halves_the_window_once_for_all_that_were_under_way(clock: Clock):
+def test_a_server_that_refuses_everything_halves_the_window_once_for_all_that_were_under_way(clock: Clock):
     limits = Limits(16, clock)
     admitted(limits)
     clock.now += 1
-    for _ in range(5):
+    for _ in range(16):
         limits.ended()
         limits.refused(sent_at=1000.0)
     assert limits.window == 8
-    limits.refused(sent_at=1002.0)
-    assert limits.window == 4
 
 
-def test_a_window_full_of_answers_makes_it_one_larger_up_to_concurrency(clock: Clock):
+def test_a_single_refusal_among_answers_changes_nothing(clock: Clock):
     limits = Limits(8, clock)
-    limits.refused(clock.now)
+    for _ in range(50):
+        limits.refused(clock.now)
+        for _ in range(3):
+            limits.succeeded()
+    assert (limits.window, limits.pause) == (8, 0)
+
+
+def test_the_window_grows_back_after_refusals(clock: Clock):
+    limits = Limits(8, clock)
+    for _ in range(REFUSED_FROM_THE_START):
+        limits.refused(clock.now)
     assert limits.window == 4
-    for _ in range(4):
-        limits.succeeded()
-    assert limits.window == pytest.approx(4.9, abs=0.1)
-    for _ in range(100):
+    for _ in range(5 * ROUND):
         limits.succeeded()
     assert limits.window == 8
 
 
-def test_below_one_at_a_time_the_pace_halves_and_grows_back(clock: Clock):
+def test_below_one_at_a_time_a_pause_doubles_up_to_its_limit_and_shrinks_with_answers(clock: Clock):
     limits = Limits(1, clock)
-    for _ in range(20):
-        assert limits.admit(1) == 0
-        answered(limits, 1)
-        clock.now += 0.5
-    limits.refused(clock.now)
-    assert limits.pace == pytest.approx(1.0)  # two a second, halved
-    assert limits.admit(1) == 0
-    limits.ended()
-    assert limits.admit(1) == pytest.approx(1.0)
-    clock.now += 1.0
-    assert limits.admit(1) == 0
-    answered(limits, 1)
-    for _ in range(20):
+    for _ in range(50):
+        clock.now += 1
+        limits.refused(clock.now)
+    assert limits.pause == LONGEST_PAUSE_S
+    assert limits.admit(1) == LONGEST_PAUSE_S
+    for _ in range(8):
         limits.succeeded()
-    assert limits.pace is None
+    assert limits.pause == 0
+    assert limits.admit(1) == 0
+
+
+class Simulated:
+    """An hour of virtual time with a server that refuses, and requests that come back after their own back-off."""
+
+    def __init__(
+        self,
+        refuses: Callable[[float, float], bool],
+        *,
+        concurrency: int,
+        latency_s: float,
+        seed: int = 0,
+        headers: Callable[[float], dict[str, str]] = lambda now: {},
+        until: float = 3600.0,
+    ):
+        """`refuses` is given the time and a random number from 0 to 1."""
+        draw = random.Random(seed)
+        now = 0.0
+        limits = Limits(concurrency, clock=lambda: now, wall_clock=lambda: now)
+        ready, number = [0] * concurrency, 0
+        events: list[tuple[float, int, float | None, bool, int, dict[str, str]]] = []
+        self.answered: list[float] = []
+        self.refused: list[float] = []
+        while now < until:
+            wait = limits.admit(500) if ready else math.inf
+            number += 1
+            if wait == 0:
+                failed, bad = ready.pop(), refuses(now, draw.random())
+                arrives = now + latency_s * draw.uniform(0.5, 1.5)
+                heapq.heappush(events, (arrives, number, now, bad, failed, headers(now)))
+                continue
+            now = min([now + wait, *(event[0] for event in events[:1])])
+            while events and events[0][0] <= now:
+                _, _, sent_at, bad, failed, announced = heapq.heappop(events)
+                if sent_at is None:
+                    ready.append(failed)
+                    continue
+                limits.ended()
+                limits.learn(announced)
+                if bad:
+                    limits.refused(sent_at)
+                    self.refused.append(now)
+                    back = now + draw.uniform(0, min(60.0, 2.0**failed))
+                    number += 1
+                    heapq.heappush(events, (back, number, None, False, failed + 1, {}))
+                else:
+                    limits.succeeded()
+                    self.answered.append(now)
+                    ready.append(0)
+
+
+@pytest.mark.parametrize(("share", "goal"), [(0.1, 0.85), (0.2, 0.7), (0.3, 0.5)])
+@pytest.mark.parametrize(("concurrency", "latency_s"), [(8, 1.0), (1, 2.0), (64, 8.0)])
+def test_refusals_at_random_cost_little_more_than_their_share(
+    share: float, goal: float, concurrency: int, latency_s: float
+):
+    refusing = Simulated(lambda now, drawn: drawn < share, concurrency=concurrency, latency_s=latency_s, until=1800)
+    free = Simulated(lambda now, drawn: False, concurrency=concurrency, latency_s=latency_s, until=1800)
+    assert len(refusing.answered) >= goal * (1 - share) * len(free.answered)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    share=st.floats(0, 0.3),
+    concurrency=st.integers(1, 16),
+    latency_s=st.floats(2.0, 20.0),
+    burst_s=st.floats(0, 300),
+    seed=st.integers(0, 9),
+)
+def test_after_a_burst_of_refusals_the_pace_comes_back(
+    share: float, concurrency: int, latency_s: float, burst_s: float, seed: int
+):
+    """Whatever the share of random refusals, and although everything is refused for a while."""
+    run = Simulated(
+        lambda now, drawn: drawn < share or 300 < now < 300 + burst_s,
+        concurrency=concurrency, latency_s=latency_s, seed=seed, until=1800,
+    )  # fmt: skip
+    back = sum(now >= 900 for now in run.answered)
+    possible = concurrency * 900 / latency_s * (1 - share)
+    assert back >= 0.5 * possible - 3 * concurrency
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+@pytest.mark.parametrize("limit", [6, 60, 600])
+def test_a_stated_limit_is_used_and_not_exceeded(limit: int, concurrency: int):
+    """So many a minute, all of them back at the turn of the minute, and each answer says what is left."""
+    arrived: Counter[float] = Counter()
+
+    def refuses(now: float, drawn: float) -> bool:
+        arrived[now // 60] += 1
+        return arrived[now // 60] > limit
+
+    def headers(now: float) -> dict[str, str]:
+        left = max(0, limit - arrived[now // 60])
+        return {"x-ratelimit-limit-requests": str(limit), "x-ratelimit-remaining-requests": str(left),
+                "x-ratelimit-reset-requests": f"{60 - now % 60:.3f}s"}  # fmt: skip
+
+    run = Simulated(refuses, concurrency=concurrency, latency_s=0.5, headers=headers)
+    assert len(run.refused) <= max(concurrency, 0.02 * len(run.answered))
+    assert len(run.answered) >= 0.8 * min(60 * limit, 3600 * concurrency / 0.5)
 
 
 def test_retry_after_holds_everybody_back(clock: Clock):
