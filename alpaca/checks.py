@@ -18,6 +18,7 @@ from alpaca.evaluation.judging.settings import check_judge
 from alpaca.pairs import check_pairs
 from alpaca.selfinstruct.settings import check_generation
 from alpaca.signature import RANDOM, WATCHED, is_generated
+from alpaca.tracking.wandb_settings import check_tracker
 
 SMALLEST_VOCABULARY = 259  # 256 bytes, <pad>, <s> and </s>
 
@@ -41,6 +42,7 @@ def check_ranges(config: Config) -> None:
     """The part of `check` that every command needs: the run's name, and each setting's own rule."""
     _check_name(config.name)
     _check_ranges(config)
+    check_tracker(config.tracker)
 
 
 def _check_name(name: str) -> None:

@@ -23,7 +23,7 @@ from alpaca.errors import UserError
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Of one W&B run, and the service that a process around this one may have: every job is a run of its own.
-INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SERVICE")
+INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SERVICE")
 
 
 @dataclass

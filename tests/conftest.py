@@ -1,6 +1,7 @@
 """No test goes online: no W&B key, hub addresses that refuse at once, a cache of the test session's own."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +26,9 @@ def _sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_ENDPOINT", REFUSING)
         patch.setenv("NETRC", str(nothing / "netrc"))
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "HYDRA_FULL_ERROR"):
+        for name in [name for name in os.environ if name.startswith("WANDB_")] + ["HYDRA_FULL_ERROR"]:
             patch.delenv(name, raising=False)
+        patch.setenv("WANDB_CONFIG_DIR", str(nothing))
         yield
 
 

@@ -64,12 +64,12 @@ class TrackerConfig:
     mode: str = setting(
         "auto",
         NOTHING,
-        "auto is online when a key is configured, else offline.",
+        "auto is what WANDB_MODE says, else online when a key is configured, else offline.",
         choices=("auto", "online", "offline", "disabled"),
     )
-    project: str = setting("alpaca", NOTHING, "W&B project.")
-    entity: str | None = setting(None, NOTHING, "W&B user or team; null is the key's default.")
-    group: str | None = setting(None, NOTHING, "W&B group; null is the run's name.")
+    project: str | None = setting(None, NOTHING, "W&B project; null is WANDB_PROJECT, else alpaca.")
+    entity: str | None = setting(None, NOTHING, "W&B user or team; null is WANDB_ENTITY, else the key's default.")
+    group: str | None = setting(None, NOTHING, "W&B group; null is WANDB_RUN_GROUP, else the run's name.")
 
 
 @dataclass

@@ -98,6 +98,8 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
         if failed:
             raise _first_of(failed)
         tracker.finish(0, made)
+        if tracker.where:
+            terminal.print(f"wandb      {escape(tracker.where)}")
     except BaseException:
         if tracker is not None:
             tracker.finish(1, {})

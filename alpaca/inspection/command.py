@@ -58,3 +58,5 @@ def _track(config: Config, directory: RunDirectory, terminal: Terminal, facts: d
     files = [directory.path / name for name in ("inspect.json", "inspect.html")]
     tracker.log_artifact(f"inspect-{config.data_source.name}", "inspection", files, facts)
     tracker.finish(0, {})
+    if tracker.where:
+        terminal.print(f"wandb      {escape(tracker.where)}")

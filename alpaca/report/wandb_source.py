@@ -9,7 +9,7 @@ from alpaca.errors import UserError
 from alpaca.report import markdown
 from alpaca.report.reading import COSTS, Found, Scores, flat, scores_in
 from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, Comparison, Run
-from alpaca.tracking.wandb_run import AUTO, ONLINE, chosen_mode
+from alpaca.tracking.wandb_settings import has_key
 
 TIMEOUT_S = 20
 STATES = {"finished": FINISHED, "failed": FAILED, "crashed": FAILED, "killed": INTERRUPTED, "running": INTERRUPTED}
@@ -27,7 +27,7 @@ def read_project(name: str) -> Found:
     import wandb
 
     place = f"wandb:{name}"
-    if chosen_mode(AUTO) != ONLINE:
+    if not has_key():
         raise UserError(f"{place}: no W&B key on this machine; set WANDB_API_KEY or run wandb login")
     try:
         listed = [run for run in wandb.Api(timeout=TIMEOUT_S).runs(name) if run.job_type in (None, "train")]
@@ -51,7 +51,7 @@ def _run(place: str, run: Any) -> Run:
     metrics = {
         key: float(value)
         for key, value in summary.items()
-        if key.startswith("eval/") and isinstance(value, (int, float)) and not key.endswith("_before")
+        if key.startswith("eval/") and isinstance(value, (int, float)) and not key.endswith(("_before", ".min", ".max"))
     }
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in run.scan_history():

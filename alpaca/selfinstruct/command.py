@@ -194,6 +194,8 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
         )
     reporting.track(result, job.config, directory.path, job.tracker, mark)
     job.tracker.finish(0 if status == FINISHED else 1, {"status": status, **summary})
+    if job.tracker.where:
+        job.terminal.print(f"[bold]wandb[/]  {escape(job.tracker.where)}")
     return {"status": status, **summary}
 
 

@@ -11,7 +11,7 @@ from alpaca.config import Config
 from alpaca.errors import UserError
 from alpaca.jobs import INHERITED_NAMES
 from alpaca.tracking.run_directory import FAILED, RunDirectory, close_unfinished, status
-from alpaca.tracking.wandb_run import DISABLED
+from alpaca.tracking.wandb_settings import DISABLED, chosen_mode
 
 
 def reason(code: int, note: str) -> str:
@@ -37,7 +37,7 @@ def close(folder: Path, config: Config, settings: dict[str, Any], mark: str, ove
             directory.write_json("summary.json", {"status": FAILED, "signature": mark, "error": error})
         finally:
             directory.close()
-    if status(folder) == FAILED and config.tracker.mode != DISABLED:
+    if status(folder) == FAILED and chosen_mode(config.tracker.mode) != DISABLED:
         tell_wandb("alpaca.sweeping.wandb_mark", folder)
 
 

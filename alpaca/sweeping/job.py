@@ -51,9 +51,11 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save yet: ends it without a traceback
     from alpaca import run
+    from alpaca.tracking.wandb_run import IN_SWEEP
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(Path(run.__file__)), *overrides]
+    os.environ[IN_SWEEP] = "1"
     said = Remembering(sys.stderr)
     sys.stderr = said
     try:

@@ -20,7 +20,8 @@ from alpaca.sweeping import closing, damage, record
 from alpaca.sweeping.expansion import Combination
 from alpaca.sweeping.planning import DAMAGED, MISSING, REFUSED, RUNNING, Job, other_evaluation, plan
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED
-from alpaca.tracking.wandb_run import DISABLED
+from alpaca.tracking.wandb_places import places_of_sweep
+from alpaca.tracking.wandb_settings import DISABLED, REPORT, chosen_mode, is_silent, names, notes
 
 HINT = "the same command runs what is missing"
 
@@ -45,7 +46,7 @@ def run(
     """
     planned, lines = plan(combinations, place)
     first = first_config(planned)
-    _announce(planned, place, first.name, question, lines)
+    _announce(planned, place, first, question, lines)
     if first.sweep.dry_run:
         from alpaca.sweeping.dry_run import show
 
@@ -75,17 +76,19 @@ def first_config(planned: list[Job]) -> Config:
     raise UserError(planned[0].error or "" if len(errors) == 1 else "no job of this sweep can run")
 
 
-def _announce(planned: list[Job], place: Path, name: str, question: record.Question, lines: list[str]) -> None:
+def _announce(planned: list[Job], place: Path, config: Config, question: record.Question, lines: list[str]) -> None:
     states = [job.state for job in planned]
     known = (FINISHED, FAILED, INTERRUPTED, DAMAGED, RUNNING, MISSING, REFUSED)
     counts = [f"{states.count(state)} {state}" for state in known if state in states]
     if question.question:
         print(question.question)
-    print(f"sweep {name}: {len(planned)} runs in {place}: {', '.join(counts)}", flush=True)
+    print(f"sweep {config.name}: {len(planned)} runs in {place}: {', '.join(counts)}", flush=True)
     if problem := record.damage(place):
         print(f"  {problem}; the file is damaged, what it says is not used: the sweep writes it anew", flush=True)
     for line in lines:
         print(f"  {line}", flush=True)
+    for line in notes(config):
+        print(f"warning: {line}", flush=True)
 
 
 def _start(job: Job, jobs: Jobs, notes: Path, generate: Callable[[Config, list[str]], Config], own: list[str]) -> None:
@@ -157,8 +160,13 @@ def close(planned: list[Job], place: Path) -> int:
     except (UserError, RunFailed) as error:
         print(f"no report: {error}; for one afterwards: {report_command(place)}", flush=True)
     else:
-        if any(job.config is not None and job.config.tracker.mode != DISABLED for job in planned):
+        if any(job.config is not None and chosen_mode(job.config.tracker.mode) != DISABLED for job in planned):
             closing.tell_wandb("alpaca.sweeping.wandb_report", place)
+    if not is_silent():
+        folders = [job.folder for job in planned if job.folder is not None]
+        config = first_config(planned)
+        for where in places_of_sweep(place, folders, names(config, place, REPORT).group):
+            print(f"wandb  {where}", flush=True)
     states = [job.state for job in planned]
     if bad := [state for state in states if state not in (FINISHED, RUNNING)]:
         return fail(f"{len(bad)} of {len(states)} runs did not finish; {HINT}", RunFailed.exit_status)

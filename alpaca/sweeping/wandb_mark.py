@@ -9,13 +9,14 @@ from pathlib import Path
 
 from alpaca.signature import variant_of
 from alpaca.tracking.run_directory import read_json, settings_of
-from alpaca.tracking.wandb_run import OPEN_FILE, WandbRun
+from alpaca.tracking.wandb_places import ENDED_FILE, OPEN_FILE
+from alpaca.tracking.wandb_run import WandbRun
 
 
 def mark(folder: Path) -> None:
     """Close or make the W&B run of the failed run in `folder`."""
     unfinished = folder / OPEN_FILE
-    if not unfinished.exists() and any(folder.glob("wandb/*run-*")):
+    if not unfinished.exists() and ((folder / ENDED_FILE).exists() or any(folder.glob("wandb/*run-*"))):
         return
     summary = read_json(folder / "summary.json")
     config = settings_of(folder)

@@ -10,7 +10,8 @@ from alpaca.cli import fail
 from alpaca.errors import UserError
 from alpaca.sweeping import record
 from alpaca.tracking.run_directory import settings_of, status
-from alpaca.tracking.wandb_run import REPORT, WandbRun
+from alpaca.tracking.wandb_run import WandbRun
+from alpaca.tracking.wandb_settings import REPORT
 
 FILES = ("report.html", "report.md", "report.csv", record.FILE)
 

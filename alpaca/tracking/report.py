@@ -32,6 +32,8 @@ def report(summary: dict[str, object], path: Path, terminal: Terminal) -> None:
     terminal.print(f"the model       {shown}/model")
     if (path / "predictions.jsonl").exists():
         terminal.print(f"answers         {shown}/predictions.jsonl")
+    if summary.get("wandb"):
+        terminal.print(f"wandb           {escape(str(summary['wandb']))}")
     terminal.print("next            python -m alpaca.run experiment=quickstart adapter=full    one thing changed")
     terminal.print("                python -m alpaca.inspect experiment=quickstart            what the model saw")
     terminal.print("                python -m alpaca.run --help                               every group and option")

@@ -1,80 +1,58 @@
 """Weights & Biases as a view of the run directory: losing it never loses a run.
 
-The record is `metrics.jsonl` and `summary.json`; every call here may fail, and then the run goes on
-without W&B after one warning. No question is ever asked: `auto` is online only when a key is configured.
+The record is `metrics.jsonl` and `summary.json`. Every call here may fail: what was refused is lost alone, after one
+warning for its kind, everything else is still logged, and the W&B run is always closed with its exit status. No
+question is ever asked: `auto` is online only when a key is configured and the environment does not say otherwise.
 """
 
 import contextlib
 import logging
-import netrc
+import math
 import os
-import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from omegaconf import OmegaConf
 
 from alpaca.config import Config
+from alpaca.tracking.run_directory import read_jsonl
+from alpaca.tracking.wandb_places import ENDED_FILE, OPEN_FILE, sync_command, wandb_folder
+from alpaca.tracking.wandb_settings import (
+    DISABLED,
+    OFFLINE,
+    ONLINE,
+    REPORT,
+    artifact_name,
+    chosen_mode,
+    is_silent,
+    names,
+    notes,
+)
 
-OFFLINE, ONLINE, AUTO, DISABLED = "offline", "online", "auto", "disabled"
-REPORT = "report"  # job type of the W&B run that holds the report of a sweep: it has no settings of its own
 INIT_TIMEOUT_S = 20
-OPEN_FILE = ".wandb-open"  # in the run directory, with the id of the W&B run that is not closed yet
-# What the summary of a run shows of a metric besides its last value: columns of W&B's table of runs.
-BEST = {
-    "train/loss": "min",
-    "eval/loss": "min",
-    "eval/perplexity": "min",
-    "eval/bits_per_byte": "min",
-    "eval/token_accuracy": "max",
-    "eval/rougeL": "max",
-    "perf/logical_tokens_per_s": "mean",
-    "perf/peak_memory_gib": "max",
+UPLOAD_TIMEOUT_S = 900  # at the end, for artifacts that are still being uploaded, such as a model
+FINISH_TIMEOUT_S = 300  # after that, for everything else: a dead server must not hold the accelerators
+IN_SWEEP = "ALPACA_SWEEP_JOB"  # environment variable of a sweep's jobs: the sweep says once what all would say
+# Metrics whose best value is in W&B's summary too, as `eval/loss.min`; `eval/loss` there is the last value.
+BEST: dict[str, Callable[[float, float], float]] = {
+    "train/loss": min,
+    "eval/loss": min,
+    "eval/perplexity": min,
+    "eval/bits_per_byte": min,
+    "eval/token_accuracy": max,
+    "eval/rougeL": max,
 }
 NAMING = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_RESUME")  # variables that say which run a process is
-
-
-def chosen_mode(mode: str) -> str:
-    """`auto` resolved: online when a key is configured for the W&B host in use, else offline."""
-    if mode != AUTO:
-        return mode
-    return ONLINE if _has_key() else OFFLINE
-
-
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def tags(config: Config, job_type: str = "train") -> list[str]:
-    """The group choices of a run (of a generation: its engine and model), as tags, and the user's own."""
-    if job_type == "generate":
-        made = config.generation
-        keys = ("mode", "engine", "model", "prompt")
-        return [*(f"{key}={getattr(made, key)}"[:64] for key in keys), *config.extra_tags]
-    if job_type == REPORT:
-        return list(config.extra_tags)
-    sections = ("model", "data_source", "template", "adapter", "parallelism", "optimizer")
-    chosen = [f"{section}={getattr(config, section).name}"[:64] for section in sections]
-    return [*chosen, *config.extra_tags]
-
-
-def artifact_name(text: str) -> str:
-    """`text` in the letters that W&B allows in the name of an artifact, which are fewer than a folder's."""
-    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)[:128]
+TAKEN_OVER = ("WANDB_MODE", "WANDB_TAGS")  # handed to `init` as W&B allows them: it would refuse a bad value for good
 
 
 class WandbRun:
-    """One W&B run; after a failure every method does nothing."""
+    """One W&B run; without one every method does nothing."""
 
     def __init__(
         self,
@@ -101,49 +79,75 @@ class WandbRun:
         self._apart = apart
         self._job_type = job_type
         self._run: Any = None
+        self._warned: set[str] = set()
+        self._artifacts: list[Any] = []
+        self._best: dict[str, float] = {}
+        self.where = ""  # for the user: an address, or a command; a sweep says it once for all its jobs
         self.mode = chosen_mode(config.tracker.mode) if watch else DISABLED
+        if watch and IN_SWEEP not in os.environ:
+            for line in notes(config):
+                warn(line)
         if self.mode == DISABLED:
             return
         settings: Any = {}
         if job_type != REPORT:
             settings = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, throw_on_missing=True)
-        self._guarded(lambda: self._start(config, {**settings, **facts}, folder))
-        if self._run is None and self.mode == ONLINE:
-            warn("W&B could not be reached: this run is logged offline")
+        reason = self._begin(config, {**settings, **facts})
+        if reason and self.mode == ONLINE:
+            warn(f"W&B cannot be used online ({reason}): this run is logged offline")
             self.mode = OFFLINE
-            self._guarded(lambda: self._start(config, {**settings, **facts}, folder))
+            reason = self._begin(config, {**settings, **facts})
+        if reason:
+            warn(f"W&B: {reason}; the run goes on without it, its record is metrics.jsonl")
+            return
+        with contextlib.suppress(OSError):
+            (folder / OPEN_FILE).write_text("\n".join([self.id, self.url or ""]))
+        self._attempt("how metrics are shown", self._define_metrics)
+        self.where = "" if is_silent() or IN_SWEEP in os.environ else self._place()
+        for logged in read_jsonl(folder / "metrics.jsonl") if job_type == "train" else []:
+            self._improved(logged)
+        if self._best:  # of the run's earlier processes
+            self._attempt("the summary", lambda: self._run.summary.update(self._best))
 
-    def _start(self, config: Config, settings: dict[str, Any], folder: Path) -> None:
-        import wandb
+    def _begin(self, config: Config, settings: dict[str, Any]) -> str:
+        """Open the run; why it cannot be, or nothing."""
+        called = names(config, self._folder, self._job_type, apart=self._apart)
+        folder = wandb_folder(self._folder)
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            import wandb
 
-        logging.getLogger("wandb").setLevel(logging.ERROR)
-        with (
-            self._environment(),
-            contextlib.redirect_stderr(StringIO()),
-        ):  # it advertises another product beside some libraries
-            self._run = wandb.init(
-                project=config.tracker.project,
-                entity=config.tracker.entity,
-                group=config.tracker.group or config.name,
-                job_type=self._job_type,
-                name=folder.name,
-                notes=config.notes or None,
-                tags=tags(config, self._job_type),
-                config=settings,
-                dir=str(folder),
-                mode=self.mode,  # type: ignore[arg-type]
-                reinit="finish_previous",
-                **self._identity(folder),
-                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, x_disable_stats=True),
-            )
-        (folder / OPEN_FILE).write_text(str(self._run.id))
+            logging.getLogger("wandb").setLevel(logging.ERROR)
+            with (
+                self._environment(),
+                contextlib.redirect_stderr(StringIO()),
+            ):  # it advertises another product beside some libraries
+                self._run = wandb.init(
+                    project=called.project,
+                    entity=called.entity,
+                    group=called.group,
+                    job_type=self._job_type,
+                    name=called.name,
+                    notes=config.notes or None,
+                    tags=called.tags,
+                    config=settings,
+                    dir=str(folder),
+                    mode=self.mode,  # type: ignore[arg-type]
+                    reinit="finish_previous",
+                    **self._identity(),
+                    settings=wandb.Settings(**_quiet_settings()),
+                )
+        except Exception as error:
+            return _in_a_line(error)
+        return ""
+
+    def _define_metrics(self) -> None:
         self._run.define_metric("step", hidden=True)
         for section in ("train/*", "eval/*", "perf/*", "generation/*"):
             self._run.define_metric(section, step_metric="step")
-        for name, best in BEST.items():
-            self._run.define_metric(name, step_metric="step", summary=best)
 
-    def _identity(self, folder: Path) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """An online run that goes on stays one W&B run; a sweep agent or the user may have named it already.
 
         Offline runs cannot be resumed: each process leaves a segment of its own.
@@ -151,18 +155,22 @@ class WandbRun:
         if os.environ.get("WANDB_RUN_ID") and not self._apart:
             return {}
         if self.mode != ONLINE:
-            left = folder / OPEN_FILE
-            return {"id": left.read_text().strip()} if self._goes_on and left.is_file() else {}
-        file = folder / ".wandb-id"
+            left = self._folder / OPEN_FILE
+            return {"id": left.read_text().split()[0]} if self._goes_on and left.is_file() else {}
+        file = self._folder / ".wandb-id"
         if not file.exists():
             file.write_text(secrets.token_hex(8))
         return {"id": file.read_text().strip(), "resume": "allow"}
 
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:
-        """For a run that stands apart: without what names another run. The library reads that once, until torn down."""
-        hidden = {name: os.environ.pop(name) for name in NAMING if self._apart and name in os.environ}
-        if hidden:
+        """W&B's variables without those that `init` is given, and for a run that stands apart without another's name.
+
+        The library reads them once, until torn down.
+        """
+        out_of_sight = (*TAKEN_OVER, *(NAMING if self._apart else ()))
+        hidden = {name: os.environ.pop(name) for name in out_of_sight if name in os.environ}
+        if self._apart and any(name in hidden for name in NAMING):
             import wandb
 
             wandb.teardown()
@@ -172,13 +180,40 @@ class WandbRun:
             os.environ.update(hidden)
 
     @property
+    def id(self) -> str:
+        """W&B's id of the run; empty without one."""
+        return str(getattr(self._run, "id", ""))
+
+    @property
     def url(self) -> str | None:
         """Address of an online run."""
         return getattr(self._run, "url", None) if self._run is not None and self.mode == ONLINE else None
 
+    def _place(self) -> str:
+        """The address of an online run; the command that sends an offline one, with all segments of a resumed run."""
+        if self.mode == ONLINE:
+            return self.url or ""
+        folder = Path(self._run.dir).parent
+        segments = list(folder.parent.glob("offline-run-*")) if folder.parent.parent == self._folder else [folder]
+        return sync_command(folder) if len(segments) == 1 else sync_command(folder.parent, "offline-run-*")
+
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Metrics at an optimizer step."""
-        self._guarded(lambda: self._run and self._run.log({"step": step, **values}))
+        self._attempt("metrics", lambda: self._run.log({"step": step, **values}))
+        if self._run is not None and (better := self._improved(values)):
+            self._attempt("the summary", lambda: self._run.summary.update(better))
+
+    def _improved(self, values: dict[str, Any]) -> dict[str, float]:
+        """The best values that `values` improve on, by their name in the summary."""
+        better: dict[str, float] = {}
+        for name, choose in BEST.items():
+            value, key = values.get(name), f"{name}.{choose.__name__}"
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                best = choose(value, self._best.get(key, value))
+                if best != self._best.get(key):
+                    better[key] = best
+        self._best |= better
+        return better
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """A table, such as the predictions."""
@@ -188,8 +223,7 @@ class WandbRun:
 
             self._run.log({name: wandb.Table(columns=columns, data=rows)})
 
-        if self._run is not None:
-            self._guarded(send)
+        self._attempt("a table", send)
 
     def log_histogram(self, name: str, values: Sequence[float]) -> None:
         """A histogram of `values`."""
@@ -199,8 +233,8 @@ class WandbRun:
 
             self._run.log({name: wandb.Histogram(values)})  # type: ignore[arg-type]
 
-        if self._run is not None and len(values):
-            self._guarded(send)
+        if len(values):
+            self._attempt("a histogram", send)
 
     def log_html(self, name: str, html: str) -> None:
         """A self-contained piece of a page, such as a drawing."""
@@ -210,8 +244,7 @@ class WandbRun:
 
             self._run.log({name: wandb.Html(html)})
 
-        if self._run is not None:
-            self._guarded(send)
+        self._attempt("a page", send)
 
     def log_artifact(
         self, name: str, kind: str, path: Path | list[Path], metadata: dict[str, Any], *, is_input: bool = False
@@ -232,9 +265,9 @@ class WandbRun:
                 self._run.use_artifact(artifact)
             else:
                 self._run.log_artifact(artifact)
+            self._artifacts.append(artifact)
 
-        if self._run is not None:
-            self._guarded(send)
+        self._attempt("an artifact", send)
 
     def use_artifact(self, name: str) -> None:
         """Name an artifact of another run as what this one was made from: only online, no loss if it is not there."""
@@ -244,27 +277,57 @@ class WandbRun:
 
     def finish(self, status: int, summary: dict[str, Any]) -> None:
         """Close the run with an exit status; W&B marks any but 0 as failed."""
+        if self._run is None:
+            return
+        deadline = time.monotonic() + UPLOAD_TIMEOUT_S
+        for artifact in self._artifacts if self.mode == ONLINE else []:  # they are uploaded in the background
+            left = max(1, int(deadline - time.monotonic()))
+            self._attempt("an artifact", partial(artifact.wait, timeout=left))
+        self._attempt("the summary", lambda: self._run.summary.update(summary))
+        own = Path(self._run.dir).parent
+        if self._attempt("the end of the run", lambda: self._run.finish(exit_code=status)):
+            with contextlib.suppress(OSError):
+                os.replace(self._folder / OPEN_FILE, self._folder / ENDED_FILE)
+        elif self.mode == ONLINE:
+            self._warn(f"W&B: what did not arrive can be sent later: {sync_command(own)}")
+        if self._apart and any(name in os.environ for name in NAMING):
+            import wandb
 
-        def send() -> None:
-            self._run.summary.update(summary)
-            self._run.finish(exit_code=status)
-            (self._folder / OPEN_FILE).unlink(missing_ok=True)
-            if self._apart and any(name in os.environ for name in NAMING):
-                import wandb
+            wandb.teardown()  # the next run of this process is the one that is named
+        self._run = None
 
-                wandb.teardown()  # the next run of this process is the one that is named
-
-        if self._run is not None:
-            self._guarded(send)
-            self._run = None
-
-    def _guarded(self, call: Callable[[], Any]) -> None:
+    def _attempt(self, what: str, call: Callable[[], Any]) -> bool:
+        """Whether `call` succeeded; a failure costs what it was about and one warning for its kind."""
+        if self._run is None:
+            return False
         try:
             call()
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-            self._warn(f"W&B: {reason}; the run goes on, its record is metrics.jsonl")
-            self._run = None
+            if isinstance(error, ConnectionError):  # to W&B's own process: nothing will work from here on
+                what = "anything any more"
+            if what not in self._warned:
+                reason = _in_a_line(error)
+                self._warn(
+                    f"W&B did not take {what} ({reason}); the rest is logged, and the run's folder has all of it"
+                )
+            self._warned.add(what)
+            return False
+        return True
+
+
+def _quiet_settings() -> dict[str, Any]:
+    """W&B prints nothing of its own and takes no output; the environment may ask for its console and system tabs."""
+    chosen: dict[str, Any] = {"silent": True, "init_timeout": INIT_TIMEOUT_S}
+    chosen |= {"finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
+    if "WANDB_CONSOLE" not in os.environ:
+        chosen["console"] = "off"
+    if not {"WANDB__DISABLE_STATS", "WANDB_X_DISABLE_STATS"} & set(os.environ):
+        chosen["x_disable_stats"] = True
+    return chosen
+
+
+def _in_a_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200].rstrip(":. ") or type(error).__name__
 
 
 def log_answers(tracker: WandbRun, name: str, examples: list[dict[str, Any]]) -> None:

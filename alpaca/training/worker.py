@@ -26,7 +26,8 @@ from alpaca.planning.command import at_the_start
 from alpaca.signature import variant_of
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json, write_text
 from alpaca.tracking.terminal import Terminal
-from alpaca.tracking.wandb_run import WandbRun, artifact_name
+from alpaca.tracking.wandb_run import WandbRun
+from alpaca.tracking.wandb_settings import artifact_name, is_silent
 from alpaca.training.batches import Layout, Steps
 from alpaca.training.checkpoint import Checkpoints
 from alpaca.training.choices import Choices, choose
@@ -96,6 +97,8 @@ def run(
         "trained_parameters": trained,
     }
     tracker = WandbRun(config, directory.path, facts, terminal.warn, watch=world.is_main)
+    if tracker.url and not is_silent():
+        terminal.print(f"[bold]wandb[/]  {escape(tracker.url)}")
     session = Session(config, compute, directory, terminal, tracker, world, stopping, beats)
     try:
         model = spread(model, config.parallelism, world, compute.device)
@@ -109,10 +112,12 @@ def run(
     except BaseException as error:
         ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
         session.tracker.finish(1, {"status": ended, "error": str(error)})
+        if tracker.where:
+            terminal.print(f"[bold]wandb[/]  {escape(tracker.where)}")
         raise
     with beats.while_working("closing the run"):
         session.tracker.finish(0, {"status": FINISHED, **summary})
-    return summary
+    return summary | {"wandb": tracker.where}
 
 
 def check(

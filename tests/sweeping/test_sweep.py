@@ -203,6 +203,12 @@ def test_every_job_is_a_wandb_run_of_its_own_in_the_group_and_the_killed_one_is_
                                 for name in BY_NAME}  # fmt: skip
 
 
+def test_a_sweep_says_once_how_its_offline_runs_are_sent(trial: Trial):
+    folder = place(trial.folder).relative_to(trial.folder)
+    assert trial.killed.out.count("wandb sync") == 1
+    assert f"wandb sync {folder}/wandb/offline-run-* {folder}/*/wandb/offline-run-*\n" in trial.killed.out
+
+
 def test_the_report_is_an_artifact_of_a_wandb_run_beside_them(trial: Trial):
     (report,) = [run for run in logged(trial.wandb).values() if run.job_type == "report"]
     assert (report.group, report.ended, report.summary["finished"]) == ("trial", [0], 2)
