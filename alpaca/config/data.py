@@ -36,12 +36,13 @@ class DataSourceConfig:
     columns: dict[str, Any] = setting(
         {},
         TRAINING,
-        "Our field (instruction, input, output, category, messages) to the column that holds it; null leaves it empty.",
+        "Our field (instruction, input, output, category, messages, system, weight) to the column that holds it; null "
+        "leaves it empty. system goes before the instruction; rows of weight 0 or false are left out.",
     )
     turns: str = setting(
         "single",
         TRAINING,
-        "Conversations with several user turns: single refuses them, first takes the first turn and its answer.",
+        "Conversations with messages after the first answer: single refuses them, first leaves those messages out.",
         choices=("single", "first"),
     )
     mix: dict[str, float] = setting(

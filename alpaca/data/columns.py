@@ -1,115 +1,202 @@
 """A record of any shape to a `Row`: column mapping, conversations, and the checks every row passes.
 
 A record either has columns for instruction and output, by our names or through `data_source.columns`,
-or one column with a conversation: `messages` of role and content, ShareGPT's `conversations` of from
-and value, or a list of texts that take turns. A conversation's system message stands before the
-user's text in the instruction, a blank line between them, so that nothing is lost.
+or a conversation (`conversations.py`): in one column, or TRL's way with the question in `prompt` and
+the answer in `completion`. Whatever is not read is counted in `Reading`: columns that hold something,
+messages after the first answer, rows marked as not to be learnt.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from alpaca.data.conversations import EMPTY, a_kind, first_exchange, is_conversation, learnt, text_of
 from alpaca.data.files import LONGEST_LINE, Record
 from alpaca.data.rows import Row
 from alpaca.errors import UserError
 
 FIELDS = ("instruction", "input", "output")
-MESSAGES = "messages"
-MAPPABLE = (*FIELDS, "category", MESSAGES)
+MESSAGES, SYSTEM, WEIGHT = "messages", "system", "weight"
+MAPPABLE = (*FIELDS, "category", MESSAGES, SYSTEM, WEIGHT)
 SYNONYMS = {
     "instruction": ("prompt", "question", "query", "task", "problem", "request", "user", "inputs", "title"),
     "input": ("context", "passage", "document", "article", "source_text"),
     "output": ("response", "answer", "completion", "target", "targets", "reply", "solution", "assistant", "chosen"),
     MESSAGES: ("conversations", "conversation", "dialog", "dialogue", "chat"),
 }
-_USER, _ASSISTANT, _SYSTEM = "user", "assistant", "system"
-ROLES = {
-    **dict.fromkeys(("user", "human", "prompter"), _USER),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt"), _ASSISTANT),
-    "system": _SYSTEM,
-}
+PROMPT, COMPLETION = "prompt", "completion"  # a conversation in two columns
+MARKS = (WEIGHT, "label", "kto_tag", "train")  # columns that mark a row as not to be learnt
+IDENTIFIERS = ("id", "idx", "index", "uuid", "", "unnamed: 0", "__index_level_0__")  # name a row and say nothing of it
+NOT_LEARNT = "marked as not to be learnt"
 
 
-@dataclass(frozen=True)
-class _Turns:
-    """A conversation's first exchange and how many user turns there are."""
+@dataclass
+class Reading:
+    """The rows of some records, and what was not read.
 
-    instruction: str
-    output: str
-    users: int
+    Attributes:
+        not_learnt: column to number of rows left out because it marks them as not to be learnt.
+        unread: column to number of rows in which it holds something that no row keeps.
+        cut: conversations with messages after the first answer.
+        messages_left: such messages in all of them.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    records: int = 0
+    not_learnt: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    conversations: int = 0
+    cut: int = 0
+    messages_left: int = 0
+
+    def warnings(self) -> list[str]:
+        """What the user should know, one sentence each."""
+        said = []
+        if self.not_learnt:
+            columns = ", ".join(f"{name!r} {count:,}" for name, count in self.not_learnt.items())
+            said.append(
+                f"rows marked as not to be learnt are left out, by column: {columns}; "
+                "'data_source.columns={weight:null}' trains on them too"
+            )
+        if self.cut:
+            said.append(
+                f"data_source.turns=first: {self.cut:,} of {self.conversations:,} conversations go on after the first "
+                f"answer; messages not trained on: {self.messages_left:,}"
+            )
+        if self.unread:
+            columns = ", ".join(f"{name} ({count:,} of {self.records:,} rows)" for name, count in self.unread.items())
+            mend = next((name for name in self.unread if "system" in name.lower()), None)
+            way = f"; 'data_source.columns={{system:{mend}}}' puts it before the instruction" if mend else ""
+            said.append(f"columns that are not read: {columns}{way}")
+        return said
 
 
-def to_rows(records: Iterable[Record], columns: Mapping[str, str | None], turns: str) -> list[Row]:
-    """All records as validated rows, in order.
+def to_rows(records: Iterable[Record], columns: Mapping[str, str | None], turns: str) -> Reading:
+    """All records as validated rows, in order, and what was not read of them.
 
     Args:
         columns: our field to their column, None for a field that stays empty.
-        turns: `single` refuses conversations with several user turns, `first` takes their first.
+        turns: `single` refuses conversations with messages after the first answer, `first` leaves those out.
 
     Raises:
-        UserError: a record lacks a column, holds something that is no text, or has several user turns.
+        UserError: a record lacks a column, holds something that is no text, or has several turns.
     """
-    rows: list[Row] = []
-    several: list[str] = []
+    reading = Reading()
+    first_cut = ""
     for record in records:
         values = record.values
         if not isinstance(values, dict):
-            raise UserError(f"{record.where}: a {_kind(values)} where an object with instruction and output is needed")
-        conversation = _conversation_column(values, columns)
-        if conversation is None:
-            rows.append(_plain(record, columns))
-            continue
-        found = _turns(values[conversation], f"{record.where}: {conversation!r}")
-        if found.users > 1:
-            several.append(record.where)
-        category = _category(values, columns)
-        rows.append(_checked(Row(found.instruction, "", found.output, record.line, category), record.where))
-    if several and turns == "single":
-        raise UserError(
-            f"{several[0]}: {len(several):,} of {len(rows):,} conversations have several user turns, a row has one; "
-            "set data_source.turns=first to train on the first turn of each"
-        )
-    return rows
-
-
-def _plain(record: Record, columns: Mapping[str, str | None]) -> Row:
-    values = record.values
-    texts = {}
-    for field in FIELDS:
-        column = columns.get(field, field)
-        if column is None:
-            texts[field] = ""
-        elif column in values:
-            texts[field] = _text(values[column], f"{record.where}: {column!r}", may_be_none=field == "input")
-        elif field == "input" and field not in columns:
-            texts[field] = ""
+            raise UserError(f"{record.where}: {a_kind(values)} where an object with instruction and output is needed")
+        sources = _conversation_columns(values, columns)
+        mark = _not_learnt(values, columns)
+        if sources:
+            messages = values[sources[0]] if len(sources) == 1 else [*values[sources[0]], *values[sources[1]]]
+            exchange = first_exchange(messages, f"{record.where}: {' + '.join(map(repr, sources))}")
+            row = Row(exchange.instruction, "", exchange.output, record.line, _category(values, columns))
+            read = set(sources)
+            reading.conversations += 1
+            if exchange.left:
+                first_cut = first_cut or record.where
+                reading.cut += 1
+                reading.messages_left += exchange.left
+            mark = mark or exchange.mark
+            reading.unread.update(exchange.unread)
         else:
-            raise UserError(_missing(record, field, columns))
+            row, read = _plain(record, columns)
+        reading.records += 1
+        reading.unread.update(_unread(values, row, read, columns))
+        row = _with_system(row, record, columns)
+        if mark is not None:
+            reading.not_learnt[mark] += 1
+        else:
+            reading.rows.append(_checked(row, record.where))
+    if first_cut and turns == "single":
+        raise UserError(
+            f"{first_cut}: {reading.cut:,} of {reading.conversations:,} conversations have several user turns or other "
+            "messages after the first answer; set data_source.turns=first to train on the first of each"
+        )
+    return reading
+
+
+def _plain(record: Record, columns: Mapping[str, str | None]) -> tuple[Row, set[str]]:
+    """A row from columns of texts, and the columns it was read from."""
+    values = record.values
+    texts, read = {}, set()
+    for name in FIELDS:
+        column = columns.get(name, name)
+        if column is None:
+            texts[name] = ""
+        elif column in values:
+            texts[name] = text_of(values[column], f"{record.where}: {column!r}", may_be_none=name == "input")
+            read.add(column)
+        elif name == "input" and name not in columns:
+            texts[name] = ""
+        else:
+            raise UserError(_missing(record, name, columns))
     row = Row(texts["instruction"], texts["input"], texts["output"], record.line, _category(values, columns))
-    return _checked(row, record.where)
+    return row, read
 
 
-def _text(value: Any, where: str, *, may_be_none: bool = False) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None and may_be_none:
-        return ""
-    way_out = "map another column with data_source.columns" if isinstance(value, (dict, list)) else "put it in quotes"
-    raise UserError(f"{where} is a {_kind(value)}, not text; {way_out}")
+def _with_system(row: Row, record: Record, columns: Mapping[str, str | None]) -> Row:
+    """The row with the text of the mapped system column before its instruction."""
+    if not (column := columns.get(SYSTEM)):
+        return row
+    if column not in record.values:
+        raise UserError(_missing(record, SYSTEM, columns))
+    system = text_of(record.values[column], f"{record.where}: {column!r}", may_be_none=True)
+    instruction = f"{system}\n\n{row.instruction}" if system else row.instruction
+    return Row(instruction, row.input, row.output, row.line, row.category)
+
+
+def _not_learnt(values: Mapping[str, Any], columns: Mapping[str, str | None]) -> str | None:
+    """The column that marks this record as not to be learnt, if any."""
+    return next((name for name in _marks(columns) if _says(name, values.get(name), columns) is False), None)
+
+
+def _marks(columns: Mapping[str, str | None]) -> tuple[str, ...]:
+    if WEIGHT not in columns:
+        return MARKS
+    return (columns[WEIGHT],) if columns[WEIGHT] else ()  # type: ignore[return-value]
+
+
+def _says(name: str, value: Any, columns: Mapping[str, str | None]) -> bool | None:
+    return learnt(value, numbers=name != "label" or WEIGHT in columns)
+
+
+def _unread(values: Mapping[str, Any], row: Row, read: set[str], columns: Mapping[str, str | None]) -> list[str]:
+    """Columns of a record that hold something of which the row keeps nothing."""
+    read = read | {columns.get("category") or "category", columns.get(SYSTEM) or ""}
+    marks = _marks(columns)
+    return [
+        str(name)
+        for name, value in values.items()
+        if name not in read
+        and value not in EMPTY
+        and str(name).lower() not in IDENTIFIERS
+        and not (name in marks and _says(str(name), value, columns) is not None)
+        and not _repeats(value, row)
+    ]
+
+
+def _repeats(value: Any, row: Row) -> bool:
+    """Whether a text is the row itself once more, as in the rendered `text` of published instruction sets."""
+    return isinstance(value, str) and bool(row.output) and row.output in value and row.instruction in value
 
 
 def _checked(row: Row, where: str) -> Row:
-    for field in FIELDS:
-        text = getattr(row, field)
+    for name in FIELDS:
+        text = getattr(row, name)
         if len(text) > LONGEST_LINE:
-            raise UserError(f"{where}: {field!r} has {len(text):,} characters, more than {LONGEST_LINE:,}; shorten it")
+            raise UserError(f"{where}: {name!r} has {len(text):,} characters, more than {LONGEST_LINE:,}; shorten it")
+        if "\0" in text:
+            raise UserError(f"{where}: {name!r} holds \\u0000, a NUL, which no text has; save the text without it")
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError as error:
                 code = f"\\u{ord(text[error.start]):04x}"
-                raise UserError(f"{where}: {field!r} holds {code}, half of a character; save the text again") from None
+                raise UserError(f"{where}: {name!r} holds {code}, half of a character; save the text again") from None
     return row
 
 
@@ -118,17 +205,17 @@ def _category(values: Mapping[str, Any], columns: Mapping[str, str | None]) -> s
     return category if isinstance(category, str) else ""
 
 
-def _missing(record: Record, field: str, columns: Mapping[str, str | None]) -> str:
-    has = [str(name) for name in record.values]
-    shown = ", ".join(name if len(name) <= 40 else f"{name[:40]}…" for name in has[:20])
-    if field in columns:
-        return f"{record.where}: data_source.columns.{field}={columns[field]}: no such column; it has {shown}"
+def _missing(record: Record, name: str, columns: Mapping[str, str | None]) -> str:
+    has = [str(column) for column in record.values]
+    shown = ", ".join(column if len(column) <= 40 else f"{column[:40]}…" for column in has[:20])
+    if name in columns:
+        return f"{record.where}: data_source.columns.{name}={columns[name]}: no such column; it has {shown}"
     mapping = _suggested(has, columns)
     if mapping:
         listed = ",".join(f"{ours}:{theirs}" for ours, theirs in mapping.items())
-        return f"{record.where}: no column {field!r}; try 'data_source.columns={{{listed}}}' (it has {shown})"
+        return f"{record.where}: no column {name!r}; try 'data_source.columns={{{listed}}}' (it has {shown})"
     return (
-        f"{record.where}: no column {field!r}, it has {shown}; name yours with "
+        f"{record.where}: no column {name!r}, it has {shown}; name yours with "
         "'data_source.columns={instruction:THEIRS,output:THEIRS}', and see that a CSV opens with its header"
     )
 
@@ -137,55 +224,27 @@ def _suggested(has: list[str], columns: Mapping[str, str | None]) -> dict[str, s
     """A mapping that would make this record a row, from the names people use; empty if there is none."""
     lower = {name.lower(): name for name in has}
     mapping: dict[str, str] = {}
-    for field in FIELDS:
-        candidates = (field, *SYNONYMS[field])
-        if field == "instruction" and "instruction" not in lower and "input" in lower and not mapping:
+    for name in FIELDS:
+        candidates = (name, *SYNONYMS[name])
+        if name == "instruction" and "instruction" not in lower and "input" in lower and not mapping:
             candidates = (*candidates, "input")
         match = next(
-            (lower[name] for name in candidates if name in lower and lower[name] not in mapping.values()), None
+            (lower[theirs] for theirs in candidates if theirs in lower and lower[theirs] not in mapping.values()), None
         )
         if match is not None:
-            mapping[field] = match
+            mapping[name] = match
     complete = "instruction" in mapping and "output" in mapping
     return {ours: theirs for ours, theirs in mapping.items() if ours != theirs} if complete else {}
 
 
-def _conversation_column(values: Mapping[str, Any], columns: Mapping[str, str | None]) -> str | None:
-    """The column with a conversation, unless the record has plain columns."""
-    if columns.get(MESSAGES):
-        return columns[MESSAGES] if columns[MESSAGES] in values else None
-    if any(field in columns for field in ("instruction", "output")) or "instruction" in values or "output" in values:
-        return None
-    return next((name for name in (MESSAGES, *SYNONYMS[MESSAGES]) if isinstance(values.get(name), list)), None)
-
-
-def _turns(messages: Any, where: str) -> _Turns:
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where} is {'empty' if messages == [] else f'a {_kind(messages)}'}, not a list of messages")
-    system: list[str] = []
-    said: list[tuple[str, str]] = []
-    for number, message in enumerate(messages, 1):
-        role, text = _message(message, number, f"{where}, message {number}")
-        (system.append(text) if role == _SYSTEM else said.append((role, text)))
-    users = sum(role == _USER for role, _ in said)
-    if [role for role, _ in said[:2]] != [_USER, _ASSISTANT]:
-        order = ", ".join(role for role, _ in said[:4]) or "nothing"
-        raise UserError(f"{where}: {order} where a user's message and an assistant's answer are needed; leave it out")
-    return _Turns("\n\n".join([*system, said[0][1]]), said[1][1], users)
-
-
-def _message(message: Any, number: int, where: str) -> tuple[str, str]:
-    if isinstance(message, str):
-        return (_USER if number % 2 else _ASSISTANT), message
-    if not isinstance(message, dict):
-        raise UserError(f"{where} is a {_kind(message)}, not role and content")
-    name = message.get("role", message.get("from"))
-    role = ROLES.get(str(name).lower())
-    if role is None:
-        raise UserError(f"{where}: role {name!r} is not known; user, assistant and system are; leave the row out")
-    return role, _text(message.get("content", message.get("value")), where)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", bool: "truth value", int: "number", float: "number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+def _conversation_columns(values: Mapping[str, Any], columns: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The column or columns with a conversation; none if plain columns hold the row."""
+    if column := columns.get(MESSAGES):
+        return (column,) if column in values else ()
+    asked, answered = (columns.get("instruction") or PROMPT, columns.get("output") or COMPLETION)
+    if is_conversation(values.get(asked)) and is_conversation(values.get(answered)):
+        return asked, answered
+    if any(name in columns or values.get(name) not in EMPTY for name in ("instruction", "output")):
+        return ()
+    found = [name for name in (MESSAGES, *SYNONYMS[MESSAGES]) if isinstance(values.get(name), list)]
+    return tuple(found[:1])

@@ -123,12 +123,28 @@ def records(location: str) -> Iterator[Record]:
         name = name[: -len(suffix)]
     if not raw.strip():
         raise UserError(f"{location}: the file is empty; give records with instruction, input and output")
+    _refuse_other_content(raw, location)
     if suffix == ".parquet" or raw[:4] == b"PAR1":
         return _parquet(raw, location)
     text = _decoded(raw, location)
     if suffix in (".csv", ".tsv"):
         return _csv(text, location, "\t" if suffix == ".tsv" else ",")
     return _json(text, location)
+
+
+def _refuse_other_content(raw: bytes, location: str) -> None:
+    """A file that is no data at all but what a download left in its place.
+
+    Raises:
+        UserError: a Git LFS pointer, a web page, an archive.
+    """
+    start = raw[:200].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{location}: a Git LFS pointer, not the data itself; fetch that with `git lfs pull`")
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{location}: a web page, not data; download the file itself (its raw or resolve address)")
+    if raw[:4] == b"PK\x03\x04":
+        raise UserError(f"{location}: a ZIP archive or spreadsheet; unpack it, or save it as CSV")
 
 
 def _unpacked(raw: bytes, location: str) -> bytes:
@@ -194,10 +210,32 @@ def _json(text: str, location: str) -> Iterator[Record]:
             raise UserError(f"{where}: nested too deeply to be a row; write flat records") from None
         except ValueError as error:
             if number == 1 and start == "{" and _is_whole(text):
-                raise UserError(f"{location}: one JSON object over many lines; give a list [...] or JSONL") from None
+                raise UserError(f"{location}: {_one_object(json.loads(text))}") from None
             reason = getattr(error, "msg", str(error))
             raise UserError(f"{where}: not JSON ({reason}); write one record on each line") from None
+        if number == 1 and isinstance(record, dict) and _is_table(record):
+            raise UserError(f"{location}: {_one_object(record)}")
         yield Record(record, where, number)
+
+
+def _is_table(record: dict[str, Any]) -> bool:
+    """Whether an object holds columns, or a list of rows under one name, instead of one row."""
+    values = list(record.values())
+    if len(values) == 1 and isinstance(values[0], list):
+        rows = values[0]
+        return bool(rows) and all(isinstance(row, dict) and not {"role", "from"} & row.keys() for row in rows)
+    columns = [list(value.values()) if isinstance(value, dict) else value for value in values]
+    texts = all(isinstance(column, list) and all(isinstance(text, str) for text in column) for column in columns)
+    return texts and "instruction" in record and len({len(column) for column in columns}) == 1
+
+
+def _one_object(record: dict[str, Any]) -> str:
+    """What to do about a file that is one object, in one line."""
+    if not _is_table(record):
+        return "one JSON object over many lines; give a list [...] or JSONL"
+    if len(record) == 1:
+        return f"the rows stand under {next(iter(record))!r}; give the list [...] itself, or JSONL"
+    return "one JSON object of columns, as pandas writes it; write rows: to_json(FILE, orient='records', lines=True)"
 
 
 def _starts_with_line_of_json(text: str) -> bool:
@@ -230,9 +268,12 @@ def _json_list(text: str, location: str) -> Iterator[Record]:
 def _csv(text: str, location: str, delimiter: str) -> Iterator[Record]:
     previous = csv.field_size_limit(LONGEST_LINE)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        header = next(reader, [])
-        if len(set(header)) < len(header) or not all(name.strip() for name in header):
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [])
+        spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])  # `a, b`: the space is no text
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
+        header = [name.strip() for name in next(reader, [])]
+        # pandas writes its index as a first column without a name
+        if len(set(header)) < len(header) or not all(header[1:]) or header in ([], [""]):
             raise UserError(f"{location}, line 1: {header} is no header; the first line must name each column once")
         number = 0
         for values in reader:

@@ -19,6 +19,7 @@ from alpaca.data.selection import select
 from alpaca.data.sources import Source, content_hash
 from alpaca.data.split import split
 from alpaca.data.templates import Template
+from alpaca.errors import UserError
 from alpaca.licences import Licensed, non_commercial, warning
 
 
@@ -51,6 +52,11 @@ def prepare(config: Config, template: Template, encoder: TextEncoder) -> Data:
     """
     train = config.train
     source = sources.load(config.data_source)
+    if not any(row.output.strip() for row in source.rows):
+        raise UserError(
+            f"data_source.path={source.path}: the outputs of all {len(source.rows):,} rows are empty; "
+            "name the column with the answers, 'data_source.columns={output:THEIRS}'"
+        )
     halves = split(source.rows, train.eval_rows)
     rows, unused = select(halves.train, config.data_source, near_duplicates)
     training = tokenised(
@@ -58,7 +64,9 @@ def prepare(config: Config, template: Template, encoder: TextEncoder) -> Data:
     )
     held_out = tokenised(halves.held_out, template, encoder, train) if halves.held_out else None
     evaluated = held_out if held_out is not None and len(held_out) else None
-    dropped = halves.dropped + unused + training.dropped + (held_out.dropped if held_out else Counter())
+    dropped = (
+        source.left_out + halves.dropped + unused + training.dropped + (held_out.dropped if held_out else Counter())
+    )
     licensed = [Licensed(f"data_source {part.name}", part.license, part.license_note) for part in source.parts]
     licensed.append(Licensed(f"model {config.model.name}", config.model.license, config.model.license_note))
     facts = {
@@ -71,7 +79,7 @@ def prepare(config: Config, template: Template, encoder: TextEncoder) -> Data:
         "non_commercial": any(non_commercial(part.license) for part in licensed),
         "template": template.name,
         "template_hash": template.hash(),
-        "rows_in": len(source.rows),
+        "rows_in": len(source.rows) + source.left_out.total(),
         "rows_trained": len(training),
         "rows_evaluated": len(evaluated) if evaluated else 0,
         "rows_dropped": dict(dropped),

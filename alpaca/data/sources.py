@@ -1,11 +1,13 @@
 """Rows of a data source: files, a packaged file, a hub data set, or a mix of named sources.
 
 Comes in: the `data_source` section. Goes out: `Source`, every row in order with what identifies the
-content and the licence of each part. A malformed row is an error with file, line and field; no row is
-dropped here. The knobs that choose among rows are in `selection.py`.
+content and the licence of each part. A malformed row is an error with file, line and field; only rows that
+their own file marks as not to be learnt are left out here, counted. The knobs that choose among rows are in
+`selection.py`.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,6 +53,7 @@ class Source:
         revision: commit of a hub data set, else None.
         parts: one for each origin; a mix has several, and its rows name theirs in `Row.source`.
         warnings: what the user should know about the content.
+        left_out: reason to number of rows that the source itself marks as not to be learnt.
     """
 
     name: str
@@ -59,7 +62,8 @@ class Source:
     content_hash: str
     revision: str | None = None
     parts: tuple[Part, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def load(config: DataSourceConfig) -> Source:
@@ -81,17 +85,23 @@ def _single(config: DataSourceConfig) -> Source:
         found = files.records(_generated_file(path))
     else:
         found = _all_files(path)
-    rows = columns.to_rows(found, config.columns, config.turns)
+    reading = columns.to_rows(found, config.columns, config.turns)
+    rows, warnings = reading.rows, reading.warnings()
+    left_out = Counter({f"{columns.NOT_LEARNT} ({name})": count for name, count in reading.not_learnt.items()})
+    if not rows and left_out:
+        raise UserError(
+            f"data_source.path={path}: all {left_out.total():,} rows are {', '.join(left_out)}; "
+            "'data_source.columns={weight:null}' trains on them"
+        )
     if not rows:
         raise UserError(f"data_source.path={path}: no rows in it; give a file with at least one record")
     content = content_hash(rows)
-    warnings = []
     if isinstance(path, str) and config.revision is None and (revision or files.is_url(path)):
         identity = " ".join(filter(None, (path, config.subset, config.split if config.split != "train" else None)))
         if note := hub.change_note(identity, revision, content):
             warnings.append(note)
     part = Part(config.name, path, config.license, config.license_note, content, len(rows), revision)
-    return Source(config.name, path, rows, content, revision, (part,), tuple(warnings))
+    return Source(config.name, path, rows, content, revision, (part,), tuple(warnings), left_out)
 
 
 def _generated_file(path: str) -> str:
@@ -114,12 +124,14 @@ def _mixed(config: DataSourceConfig) -> Source:
     rows: list[Row] = []
     parts: list[Part] = []
     warnings: list[str] = []
+    left_out: Counter[str] = Counter()
     for name in sorted(config.mix):
         loaded = _single(part_settings(name, config.sources.get(name, {})))
         rows += [replace(row, source=name) for row in loaded.rows]
         parts += [replace(part, name=name) for part in loaded.parts]
-        warnings += loaded.warnings
-    return Source(config.name, None, rows, content_hash(rows), None, tuple(parts), tuple(warnings))
+        warnings += [f"{name}: {text}" for text in loaded.warnings]
+        left_out += loaded.left_out
+    return Source(config.name, None, rows, content_hash(rows), None, tuple(parts), tuple(warnings), left_out)
 
 
 def content_hash(rows: Sequence[Row]) -> str:

@@ -162,6 +162,141 @@ def test_a_conversation_that_is_none_is_refused(tmp_path: Path, messages: Any) -
         load(written(tmp_path / "a.jsonl", [{"messages": messages}]), columns={"messages": "messages"})
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, TURN[1]],
+        [{"role": "developer", "content": ""}, {"from": "human", "value": "Hi"}, TURN[1]],
+    ],
+)
+def test_messages_of_text_parts_and_other_names_are_read(tmp_path: Path, messages: Any) -> None:
+    (row,) = load(written(tmp_path / "a.jsonl", [{"messages": messages}]))
+    assert (row.instruction.strip(), row.output) == ("Hi", "Hello")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": TURN[:1], "completion": TURN[1:]},
+        {"instruction": "", "input": "", "output": None, "messages": TURN},
+        {"instruction": None, "output": "", "conversations": TURN},
+    ],
+)
+def test_a_conversation_in_two_columns_or_beside_empty_ones_is_read(tmp_path: Path, record: dict[str, Any]) -> None:
+    (row,) = load(written(tmp_path / "a.jsonl", [record]))
+    assert (row.instruction, row.input, row.output) == ("Hi", "", "Hello")
+
+
+def loaded(file: Path, records: list[dict[str, Any]], **settings: Any) -> sources.Source:
+    """The source of `records` written to `file`."""
+    return sources.load(DataSourceConfig(name="mine", path=str(written(file, records)), **settings))
+
+
+def test_columns_that_are_not_read_are_named_once_with_their_number_of_rows(tmp_path: Path) -> None:
+    row = {
+        "id": 7,
+        "instruction": "i",
+        "output": "o",
+        "text": "### i\n### o",
+        "system": "",
+        "history": [],
+        "images": None,
+    }
+    said = [{**row, "system": "Rhyme.", "history": [["q", "a"]]}, {**row, "system": "Rhyme."}, row]
+    source = loaded(tmp_path / "a.jsonl", said)
+    (warning,) = source.warnings
+    assert warning.startswith("columns that are not read: system (2 of 3 rows), history (1 of 3 rows);")
+    assert "'data_source.columns={system:system}'" in warning
+    mapped = loaded(tmp_path / "b.jsonl", said, columns={"system": "system"})
+    assert [row.instruction for row in mapped.rows] == ["Rhyme.\n\ni", "Rhyme.\n\ni", "i"]
+    assert mapped.warnings == ("columns that are not read: history (1 of 3 rows)",)
+
+
+def test_what_a_message_or_a_record_holds_beside_a_conversation_is_named(tmp_path: Path) -> None:
+    thought = [TURN[0], {**TURN[1], "reasoning": "Greet."}]
+    source = loaded(tmp_path / "a.jsonl", [{"messages": thought, "tools": "[]", "input": "x"}, {"messages": TURN}])
+    (warning,) = source.warnings
+    assert (
+        warning
+        == "columns that are not read: message.reasoning (1 of 2 rows), tools (1 of 2 rows), input (1 of 2 rows)"
+    )
+
+
+BOTH = {"instruction": "i", "output": "o"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "column"),
+    [
+        ({**BOTH, "label": False}, "label"),
+        ({**BOTH, "label": "False"}, "label"),
+        ({**BOTH, "weight": 0}, "weight"),
+        ({**BOTH, "weight": "0.0"}, "weight"),
+        ({**BOTH, "kto_tag": False}, "kto_tag"),
+        ({"messages": TURN, "label": False}, "label"),
+        ({"messages": [TURN[0], {**TURN[1], "weight": 0}]}, "message.weight"),
+        ({"messages": [TURN[0], {**TURN[1], "train": False}]}, "message.train"),
+    ],
+)
+def test_rows_marked_as_not_to_be_learnt_are_left_out_with_a_count(tmp_path: Path, bad: Any, column: str) -> None:
+    source = loaded(tmp_path / "a.jsonl", [bad, {**BOTH, "label": True, "weight": 1}, bad])
+    assert len(source.rows) == 1
+    assert source.left_out == {f"marked as not to be learnt ({column})": 2}
+    assert len(source.warnings) == 1, "and nothing else is unread"
+    if not column.startswith("message."):
+        learnt = loaded(tmp_path / "a.jsonl", [bad, {**BOTH}, bad], columns={"weight": None})
+        assert (len(learnt.rows), learnt.left_out) == (3, {})
+
+
+def test_a_class_or_a_share_is_no_mark(tmp_path: Path) -> None:
+    source = loaded(tmp_path / "a.jsonl", [{**BOTH, "label": 0}, {**BOTH, "label": "no", "weight": 0.5}])
+    assert len(source.rows) == 2
+    assert source.warnings == ("columns that are not read: label (2 of 2 rows), weight (1 of 2 rows)",)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}],
+        [{"role": "assistant", "content": "And more."}, {"role": "tool", "content": "x"}],
+        [{"role": "system", "content": "Now rhyme."}, {"role": "user", "content": "Why?"}],
+    ],
+)
+def test_no_message_is_left_out_without_a_count(tmp_path: Path, later: list[Any]) -> None:
+    records = [{"messages": [*TURN, *later]}, {"messages": TURN}]
+    with pytest.raises(UserError, match=r"1 of 2 conversations.*data_source.turns=first"):
+        loaded(tmp_path / "a.jsonl", records)
+    source = loaded(tmp_path / "a.jsonl", records, turns="first")
+    assert [row.instruction for row in source.rows] == ["Hi", "Hi"]
+    assert source.warnings == (
+        "data_source.turns=first: 1 of 2 conversations go on after the first answer; messages not trained on: 2",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["instruction, input, output\nAdd, \"1, 2\", 3\n", " instruction ,input,output \nAdd,\"1, 2\",3\n",
+     ",instruction,input,output\n0,Add,\"1, 2\",3\n"],
+    ids=["spaces after commas", "spaces around names", "the index of pandas"],
+)  # fmt: skip
+def test_csv_as_people_and_pandas_write_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    source = sources.load(DataSourceConfig(name="mine", path=str(tmp_path / "a.csv")))
+    assert [(row.instruction, row.input, row.output) for row in source.rows] == [("Add", "1, 2", "3")]
+    assert source.warnings == ()
+
+
+def test_rows_left_out_by_their_marks_are_counted_in_the_run(command: Callable[..., str], tmp_path: Path) -> None:
+    written(tmp_path / "a.jsonl", [{"instruction": f"i{n}", "output": "o", "label": n > 2} for n in range(9)])
+    command(
+        "data_source=json", "data_source.path=a.jsonl", "train.eval_rows=2", "train.max_steps=1",
+        "train.global_batch_size=2", "output_dir=run", status=0,
+    )  # fmt: skip
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (facts["rows_in"], facts["rows_trained"], facts["rows_evaluated"]) == (9, 4, 2)
+    assert facts["rows_dropped"] == {"marked as not to be learnt (label)": 3}
+
+
 BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "truncated gzip": ("a.jsonl.gz", gzip.compress(b'{"instruction": "a", "output": "b"}\n' * 99)[:-20], "cut short"),
     "damaged gzip": ("a.json.gz", gzip.compress(b"[" + b"1," * 999)[:30] + b"\xff" * 30, "damaged"),
@@ -175,7 +310,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "Latin-1": ("a.jsonl", '{"instruction": "é", "output": "b"}'.encode("latin-1"), "line 1: not UTF-8 (byte 0xe9)"),
     "a number": ("a.json", b'[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": 7}]',
                  "row 2: 'output' is a number, not text; put it in quotes"),
-    "null": ("a.jsonl", b'{"instruction": "a", "output": null}', "'output' is a null"),
+    "null": ("a.jsonl", b'{"instruction": "a", "output": null}', "'output' is null"),
     "half a character": ("a.jsonl", b'{"instruction": "\\ud83e", "output": "b"}', "holds \\ud83e, half of a character"),
     "an empty file": ("a.json", b"\n", "the file is empty"),
     "an empty list": ("a.json", b"[]", "no rows in it"),
@@ -183,6 +318,23 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "cut JSON": ("a.json", b'[{"instruction": "a",\n "output": ', "line 2: not JSON"),
     "deep JSON": ("a.jsonl", b"[" * 100_000, "a.jsonl"),
     "no Parquet": ("a.parquet", b"PAR1 nothing PAR1", "not readable as Parquet"),
+    "a Git LFS pointer": ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+                          "a Git LFS pointer, not the data itself"),
+    "a web page": ("a.jsonl", b"\n<!DOCTYPE html><html><body>Log in</body></html>", "a web page, not data"),
+    "a spreadsheet": ("a.csv", b"PK\x03\x04\x14\0\x06\0", "a ZIP archive or spreadsheet"),
+    "an escaped NUL": ("a.json", b'[{"instruction": "c", "output": "d"}, {"instruction": "a\\u0000b", "output": "x"}]',
+                       "row 2: 'instruction' holds \\u0000"),
+    "columns of pandas": ("a.json", b'{"instruction": {"0": "a", "1": "b"}, "output": {"0": "c", "1": "d"}}',
+                          "orient='records'"),
+    "rows under a name": ("a.json", b'{"data": [{"instruction": "a", "output": "b"}]}', "the rows stand under 'data'"),
+    "nothing to learn": ("a.json", b'[{"instruction": "a", "output": ""}, {"instruction": "b", "output": " "}]',
+                         "the outputs of all 2 rows are empty"),
+    "only bad answers": ("a.jsonl", b'{"prompt": "q", "output": "b", "instruction": "a", "label": false}',
+                         "all 1 rows are marked as not to be learnt (label)"),
+    "an image": ("a.json", b'[{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, '
+                           b'{"role": "assistant", "content": "b"}]}]', "message 1 holds a part of type 'image_url'"),
+    "a chosen conversation": ("a.json", b'[{"instruction": "q", "output": [{"role": "assistant", "content": "b"}]}]',
+                              "'output' is a conversation, not text; 'data_source.columns={messages:COLUMN}'"),
     "a list for a row": ("a.jsonl", b'["a", "b"]\n["c", "d"]\n', "a list where an object"),
 }  # fmt: skip
 
@@ -208,7 +360,7 @@ def test_a_single_line_of_100_mb_is_refused_without_reading_it_as_a_row(
 def test_parquet_with_nested_columns_is_refused(command: Callable[..., str], tmp_path: Path) -> None:
     written(tmp_path / "a.parquet", [{"instruction": "a", "output": {"text": "b"}}])
     error = command("data_source=json", "data_source.path=a.parquet")
-    assert "row 1: 'output' is a object, not text; map another column" in error
+    assert "row 1: 'output' is an object, not text; map another column" in error
 
 
 @pytest.mark.parametrize(
