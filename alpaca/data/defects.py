@@ -4,6 +4,7 @@
 `alpaca.inspect` counts them. The rules look at one row alone; near-duplicates are in `novelty.py`.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable
@@ -13,9 +14,13 @@ from alpaca.data.rows import Row
 _NOTHING = re.compile(
     r"(?:there is )?(?:no|zero)(?: (?:additional|further|specific|other))? ?_?-?inputs?"
     r"(?: is)?(?: (?:required|needed|necessary|provided|given|available|here|data|text))?"
-    r"|not? (?:required|needed|necessary|applicable)|none(?: (?:required|needed|provided))?|null|nil|empty|n ?[/.] ?a",
+    r"|not? (?:required|needed|necessary|applicable)|none(?: (?:required|needed|provided))?|null|nil|empty|n ?[/.] ?a"
+    r"|keine? (?:eingabe|input)|sin entrada|sem entrada|(?:sans|pas d'|aucune) ?entrée|nessun(?:a entrata| input)"
+    r"|geen invoer|brak (?:danych|wejścia)|нет (?:ввода|входных данных)|без ввода|girdi yok|tidak ada (?:input|masukan)"
+    r"|[无無] ?[输輸]入|[没沒]有[输輸]入|入力(?:なし|は?ありません)|입력 ?없음|لا يوجد (?:إدخال|مدخلات)|कोई इनपुट नहीं",
     re.IGNORECASE,
 )
+_DRESS = " \t\r\n<>()[]{}|`'\"*_-.,;:!/“”‘’„«»‹›「」『』【】。"
 _NOINPUT_MARK = re.compile(r"<\s*no[\s_-]?inputs?\s*/?>", re.IGNORECASE)
 _LEAKED = re.compile(r"(?:^|\s)\d{1,3}\s*[.)]\s*Instruction\s*:", re.IGNORECASE)
 _FIELD_MARK = re.compile(r"^\s*(?:#{2,}\s*(?:Instruction|Input|Output|Response)\b|Instruction\s*:)", re.I | re.M)
@@ -46,11 +51,15 @@ def empty_output(row: Row) -> bool:
 
 
 def noinput_like(row: Row) -> bool:
-    """The input says in words that there is none: `<noinput>`, "No input required.", "N/A", "none"."""
+    """The input says in words that there is none: `<noinput>`, "No input required.", "N/A", "none", in any dress."""
     text = row.input.strip()
     if not text or len(text) > 60:
         return False
-    bare = " ".join(text.strip(" \t\r\n<>()[]{}`'\"*_-.,;:!").split())
+    if not text.isascii():  # full-width and invisible characters
+        plain = unicodedata.normalize("NFKC", text)
+        text = "".join(character for character in plain if unicodedata.category(character) != "Cf")
+    text = html.unescape(text).replace("\\", "")
+    bare = " ".join(text.strip(_DRESS).split())
     return bool(_NOTHING.fullmatch(bare)) or bare == "NA" or bool(_NOINPUT_MARK.search(text))
 
 

@@ -5,14 +5,30 @@ objects, come out with a problem. The talk around the JSON is a problem of its o
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from alpaca.engines.content import plain, without_thinking
 from alpaca.selfinstruct.parsing import CUT, NO_INSTRUCTION, NOT_TEXT, OUTSIDE, Parsed, whole
 
-NOT_JSON = "not readable as JSON"
+NOT_JSON, TWICE = "not readable as JSON", "a field twice"
+MOST_BROKEN = 500  # objects of a response that are tried and cannot be read; what follows comes out as one piece
 _FIELDS = ("instruction", "input", "output")
-_DECODER = json.JSONDecoder(strict=False)  # line ends inside texts are no reason to lose a task
+_OBJECT = re.compile(r'\{(?=\s*+["}])')
+_TASK = re.compile(r'\{\s*+"instruction"', re.IGNORECASE)
+
+
+class _Twice(dict[str, Any]):
+    """An object in which a key stands twice: two tasks run into each other."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else _Twice(values)
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_object)  # line ends inside texts lose no task
 
 
 def parse_json(text: str, *, cut: bool) -> list[Parsed]:
@@ -20,21 +36,26 @@ def parse_json(text: str, *, cut: bool) -> list[Parsed]:
 
     JSON shows by itself what is complete: an object that closes is whole, whatever came after it.
     """
-    cleaned = _without_trailing_commas(text)
+    answer, unfinished = without_thinking(text)
+    if unfinished:
+        return [Parsed(problem=CUT, raw=plain(text).strip())]
+    cleaned = _without_trailing_commas(answer if _OBJECT.search(answer) else text)  # the mark may stand in a task
     found: list[Parsed] = []
-    position = 0
-    while (start := cleaned.find("{", position)) >= 0:
+    position = broken = 0
+    while start := _OBJECT.search(cleaned, position):
         try:
-            value, end = _DECODER.raw_decode(cleaned, start)
+            value, position = _DECODER.raw_decode(cleaned, start.start())
         except (ValueError, RecursionError):
-            position = start + 1
-            if _looks_like_task(cleaned, start):
-                stop = cleaned.find("{", position)
-                raw = cleaned[start : stop if stop >= 0 else len(cleaned)].strip()
-                found.append(Parsed(problem=CUT if cut and stop < 0 else NOT_JSON, raw=raw))
+            position, broken = start.end(), broken + 1
+            if broken == MOST_BROKEN:
+                found.append(Parsed(problem=CUT if cut else NOT_JSON, raw=cleaned[start.start() :].strip()))
+                break
+            if _TASK.match(cleaned, start.start()):
+                after = _OBJECT.search(cleaned, position)
+                raw = cleaned[start.start() : after.start() if after else len(cleaned)].strip()
+                found.append(Parsed(problem=CUT if cut and not after else NOT_JSON, raw=raw))
             continue
         found += _tasks(value)
-        position = end
     if not found and text.strip():
         found.append(Parsed(problem=CUT if cut else OUTSIDE, raw=text.strip()))
     return found
@@ -62,14 +83,12 @@ def _tasks(value: Any) -> Iterator[Parsed]:
 
 
 def _task(item: dict[str, Any]) -> Parsed:
+    if isinstance(item, _Twice):
+        return Parsed(problem=TWICE, raw=json.dumps(item, ensure_ascii=False))
     texts = [item.get(name) for name in _FIELDS]
     if any(not isinstance(text, str) and text is not None for text in texts):
         return Parsed(problem=NOT_TEXT, raw=json.dumps(item))
     return whole(texts[0] or "", texts[1] or "", texts[2] or "", 0, "")
-
-
-def _looks_like_task(text: str, start: int) -> bool:
-    return text[start + 1 :].lstrip()[:13].lower() == '"instruction"'
 
 
 def _without_trailing_commas(text: str) -> str:

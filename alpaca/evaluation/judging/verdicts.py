@@ -4,9 +4,12 @@ import json
 import re
 from dataclasses import dataclass
 
+from alpaca.engines.content import before_end_token, plain, without_thinking
+
 A, B, TIE = "A", "B", "tie"
 _LINE = re.compile(r"[*_\s]*verdict[*_\s]*:[*_\s]*(a|b|tie)[*_\s]*\.?[*_\s]*", re.IGNORECASE)
 _OBJECT = re.compile(r"^\{", re.MULTILINE)
+_KEY = re.compile(r"(?<!\\)\"verdict\"\s*:", re.IGNORECASE)  # quoted inside a text its marks are escaped
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n((?:(?!```).)*?)\n?[ \t]*```$", re.DOTALL | re.IGNORECASE)
 
 
@@ -22,9 +25,13 @@ def read(text: str) -> Verdict | None:
     """The verdict of an answer in either form; None where it has none.
 
     Read are: a text that ends with a JSON object with `verdict`, begun on a line of its own, in a code fence or
-    not; and a text whose last line is `Verdict: A`. Whatever stands before may be reasoning.
+    not; and a text whose last line is `Verdict: A`. Whatever stands before may be reasoning, but no second verdict:
+    of two none is the judge's. Thinking, end tokens and control characters do not count; thinking that never ends
+    leaves no verdict.
     """
-    text = text.strip()
+    text = before_end_token(without_thinking(plain(text))[0]).strip()
+    if len(_KEY.findall(text)) + sum(bool(_LINE.fullmatch(line)) for line in text.splitlines()) != 1:
+        return None
     if fenced := _FENCE.search(text):
         text = fenced[1].strip()
     rest, _, last = text.rpartition("\n")
@@ -43,7 +50,7 @@ def points(verdict: Verdict, *, model_first: bool) -> float:
 
 def _from_json(text: str) -> Verdict | None:
     try:
-        record = json.loads(text)
+        record = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or not isinstance(record.get("verdict"), str):

@@ -1,0 +1,254 @@
+"""Lines that belong to a list and to no task in it: separators, rules, numbers, "Task n" headings, closing talk.
+
+Models put them between the records whatever the prompt asks for. A mark directly before a record opens that record;
+at the end of the list it closes it. Anywhere else the same line is text.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+_SEPARATOR = re.compile(r"[ \t]*+#{3,}[ \t]*+")
+_RULE = re.compile(r"\s*+([-_*=+─━═—–~])(?:[ \t]*+\1){2,}+\s*+|\s*+<hr\s*/?>\s*+", re.IGNORECASE)
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_DRESS = " \t#*_=~-–—─━═|>•[](){}<>`!:.;"
+_WORD = (
+    r"(?:(?P<task>task)|example|item|problem|exercise|question|prompt|entry|record|instruction|case|sample|aufgabe|tarea|tâche"
+    r"|tarefa|compito|taak|zadanie|задача|задание|任务|任務|课题|課題|タスク|작업|과제|مهمة|कार्य|görev|tugas)"
+)
+_NUMBER = r"(?:(?:no|nr|number)\b[. ]*|[#№] ?)?(?P<number>\d{1,5}|(?-i:[IVXLC]{1,7}))(?: ?(?:/|of) ?\d{1,5})?"
+_STRONG = re.compile(r"#|[-=*_]{2,}+ |[*_]*+\w[\w /]*+[.):]")  # a number written as a heading or a list's number
+_JUST_NUMBER = re.compile(_NUMBER, re.IGNORECASE)
+_TITLE = r"(?P<title>[*_\])}]{0,3} ?[:.)|\-–—](?: .{0,100})?)?"
+_TASK = re.compile(rf"{_WORD} ?{_NUMBER}{_TITLE}", re.IGNORECASE)
+_HEADING = re.compile(rf"(?:[^\W\d_]{{1,20}} ?){{0,2}}{_NUMBER}{_TITLE}", re.IGNORECASE)
+_END = re.compile(
+    r"[\[(<=#-]+ ?(?:end|eof)(?: of (?:the )?(?:list|tasks?|output|response|answer|file|text))? ?[\])>=#-]+"
+    r"|[\[(<*_=#-]* ?(?:the )?end of (?:the )?(?:list|tasks|output|response)[.\])>*_=# -]*",
+    re.IGNORECASE,
+)
+_MET = r"(?:meet|met|satisf|follow|fulfil|adher|comply|compli|complete)"
+_TALK = re.compile(
+    rf"\W*+(?:(?:note|please note|remark)\b.*?\b(?:tasks\b|requirements?\b.*?\b{_MET})"
+    rf"|(?:all|these|those|the above|each|i(?: hav|['’]v)e)\b[^.\n]*?\b(?:tasks?|requirements)\b.*?"
+    rf"\b(?:{_MET}|cover|span|varied|diverse)"
+    rf"|(?:all|these|those|the above)\b.*?\b{_MET}[^.\n]*?\brequirements\b"
+    r"|(?:i hope|hope|(?:please )?let me know|feel free|if you (?:need|want|would|['’]d)|would you like|do you want"
+    r"|shall i|should i)\b.*?\b(?:tasks?|requirements|examples|criteria)\b"
+    r"|(?:that['’]?s|that is|this is|here (?:are|is|were)|(?:those|these) (?:are|were)|this (?:complete|conclude)s)"
+    r"\b[^.\n]*?\b(?:tasks|the list|requested)\b"
+    r"|(?:i )?hope (?:this|these|that|it)(?: all)? (?:helps?|(?:is|are|will be|meets?|works?)\b[^.!\n]{0,60})"
+    r"[.!]*+\W*+$|(?:please )?let me know if (?:you|there)\b[^.\n]*?"
+    r"\b(?:more|further|additional|changes?|adjust\w*|modif\w*|else)\b"
+    r"[^.\n]*+[.!]*+\W*+$)",
+    re.IGNORECASE | re.DOTALL,
+)
+LONGEST_TALK, MOST_PARAGRAPHS = 600, 8  # characters of a paragraph that may still be talk, and how many are looked at
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a line says where it is no text.
+
+    Attributes:
+        number: as a number or heading gives it; 0 for a Roman one, a rule and a separator.
+        plain: it could as well be text: nothing but the number or words themselves, or a line to write on.
+    """
+
+    kind: Literal["separator", "rule", "number", "task"]
+    number: int = 0
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What stands before most records of a list: lines with just their `numbers`; `rules`, as they are written."""
+
+    numbers: bool = False
+    rules: frozenset[str] = frozenset()
+
+
+def mark_of(line: str) -> Mark | None:
+    """The mark that `line` is, taken by itself; None for any other line, blank ones too."""
+    if len(line) > 240 or not line.strip():
+        return None
+    if _SEPARATOR.fullmatch(line):
+        return Mark("separator")
+    if _RULE.fullmatch(line):
+        return None if line.strip().startswith("~~~") else Mark("rule", plain="_" in line)
+    text = line.strip() if line.isascii() else _simplified(line)
+    bare = text.strip(_DRESS)
+    headed = bool(re.match(r"#{1,6} ", text)) or (text[:2] == text[-2:] and text[:2] in ("**", "__", "==", "--"))
+    if found := _JUST_NUMBER.fullmatch(bare):
+        return Mark("number", _value(found), plain=not _STRONG.match(text))
+    if (found := _TASK.fullmatch(bare)) and (headed or found["task"] or not found["title"]):
+        return Mark("task", _value(found), plain=text.rstrip(".") == bare)
+    if headed and (found := _HEADING.fullmatch(bare)) and found["number"].isdecimal():
+        return Mark("number", _value(found))
+    return None
+
+
+def opening_at(lines: Sequence[str], number: int, usual: Usual, *, outside: bool = False) -> int:
+    """Where in `lines` the marks begin that belong to a record after them; `len(lines)` where there are none.
+
+    Args:
+        number: of that record, 0 where its label gives none.
+        outside: `lines` are no text of a task, so none of them can be an answer.
+    """
+    place = start = len(lines)
+    seen: list[str] = []
+    while place > 0:
+        line = lines[place - 1]
+        if line.strip():
+            mark = mark_of(line)
+            if mark is None or not _belongs(mark, seen, lines, place - 1, number, usual, outside):
+                break
+            seen.append(mark.kind)
+            start = place - 1
+        place -= 1
+    return start
+
+
+def closing_at(lines: Sequence[str], number: int, usual: Usual) -> tuple[int, int]:
+    """Where the text of the last record ends, and where behind it talk about the list begins, marks left out.
+
+    Args:
+        number: of that record, 0 where it has none.
+    """
+    end = talk = len(lines)
+    for _ in range(MOST_PARAGRAPHS):
+        before = end
+        end = _without_end_marks(lines, end, number, usual)
+        if (cut := _last_separator(lines, end)) >= 0:
+            end = talk = cut
+        elif (paragraph := _talk_at(lines, end)) >= 0:
+            end = talk = paragraph
+        if end == before:
+            break
+    return end, talk
+
+
+def is_mark(line: str) -> bool:
+    """Whether `line` is a mark or an end mark, and can be nothing else."""
+    mark = mark_of(line)
+    return (mark is not None and not mark.plain) or bool(_END.fullmatch(line.strip()))
+
+
+def usual_marks(before: Sequence[tuple[Sequence[str], int]]) -> Usual:
+    """What stands before most records of a list.
+
+    Args:
+        before: for each record the lines before it, and its number; where that is 0, numbers must go up by one.
+    """
+    apart: Counter[int] = Counter()
+    rules: Counter[str] = Counter()
+    for place, (lines, number) in enumerate(before):
+        texts = [line.strip() for line in lines if line.strip()]
+        mark = mark_of(texts[-1]) if texts else None
+        if mark is not None and mark.kind == "number" and (not number or number == mark.number):
+            apart[0 if number else mark.number - place] += 1
+        if place:
+            rules.update({text for text in texts[-3:] if _RULE.fullmatch(text)})
+    most = max(apart.values(), default=0)
+    least = max(1, (len(before) - 1) / 2)
+    often = frozenset(rule for rule, count in rules.items() if count >= max(least, 1 + ("____" in rule)))
+    return Usual(most >= 2 and 2 * most > len(before), often)
+
+
+def _belongs(
+    mark: Mark, seen: Sequence[str], lines: Sequence[str], place: int, number: int, usual: Usual, outside: bool
+) -> bool:
+    """Whether the mark at `place`, with the kinds in `seen` after it, opens the next record, or else ends the text."""
+    if mark.kind == "separator":
+        return True
+    if mark.kind == "rule":
+        headed = "task" in seen or "number" in seen
+        return seen.count("rule") <= headed and not _of_text(mark, lines, place, usual.rules)
+    if mark.kind in seen:
+        return False
+    same = number in (0, mark.number) or mark.number == 0
+    alone = not (outside or any(line.strip() for line in lines[:place]))
+    if mark.kind == "task":
+        return not mark.plain or (same and not alone)
+    if not same or "separator" in seen:
+        return False
+    if usual.numbers:
+        return True
+    counted = _goes_on(lines, place, mark.number) and not lines[place].lstrip().startswith("#")
+    return number > 0 and not alone and not counted
+
+
+def _of_text(mark: Mark, lines: Sequence[str], place: int, rules: frozenset[str]) -> bool:
+    """Whether the rule at `place` is rather one of the text: of a table or box, or a line to write on.
+
+    A rule that the text has before is its own, unless such `rules` stand between the records; then it is only where it
+    is the partner of the one that the text begins with.
+    """
+    rule = lines[place].strip()
+    texts = [text for line in lines[:place] if (text := line.strip())]
+    if rule not in rules:
+        to_write_on = mark.plain and (len(rule) > 3 or (bool(texts) and texts[-1].endswith((",", ":"))))
+        return to_write_on or rule in texts
+    return bool(texts) and texts[0] == rule and texts.count(rule) % 2 == 1
+
+
+def _goes_on(lines: Sequence[str], place: int, number: int) -> bool:
+    """Whether the line before `place` has the number before: then this one is a line of a count."""
+    before = next((line for line in reversed(lines[:place]) if line.strip()), "")
+    mark = mark_of(before)
+    return mark is not None and mark.kind == "number" and mark.number == number - 1
+
+
+def _without_end_marks(lines: Sequence[str], end: int, number: int, usual: Usual) -> int:
+    while end > 0:
+        line = lines[end - 1]
+        if line.strip() and not _END.fullmatch(line.strip()):
+            mark = mark_of(line)
+            if mark is None or (mark.kind == "rule" and _of_text(mark, lines, end - 1, usual.rules)):
+                break
+            if mark.kind in ("number", "task") and (mark.plain or (number and mark.number != number + 1)):
+                break
+            if mark.kind == "number" and not _ends_list(lines, end - 1, mark.number, number):
+                break
+        end -= 1
+    return end
+
+
+def _ends_list(lines: Sequence[str], place: int, number: int, last: int) -> bool:
+    """Whether the number at `place`, the last line, is that of a record that never came, not the answer or an item."""
+    alone = not any(line.strip() for line in lines[:place])
+    listed = bool(last) or re.fullmatch(r"\s*\d+[.)]\s*", lines[place]) is not None
+    return listed and not alone and not _goes_on(lines, place, number)
+
+
+def _last_separator(lines: Sequence[str], end: int) -> int:
+    """Place of the last separator outside of code, or -1."""
+    fenced, place = False, -1
+    for number, line in enumerate(lines[:end]):
+        fenced ^= bool(_FENCE.match(line))
+        if not fenced and _SEPARATOR.fullmatch(line):
+            place = number
+    return place
+
+
+def _talk_at(lines: Sequence[str], end: int) -> int:
+    """Where the last paragraph begins, if it speaks of the list and there is text before it; else -1."""
+    start = end
+    while start > 0 and lines[start - 1].strip():
+        start -= 1
+    paragraph = "\n".join(lines[start:end]).strip()
+    before = any(line.strip() for line in lines[:start])
+    return start if before and len(paragraph) <= LONGEST_TALK and _TALK.match(paragraph) else -1
+
+
+def _simplified(line: str) -> str:
+    """Digits and marks as ASCII where Unicode has such forms: full width, circled, keycaps."""
+    text = unicodedata.normalize("NFKC", line)
+    return "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Mn", "Me")).strip()
+
+
+def _value(found: re.Match[str]) -> int:
+    return int(found["number"]) if found["number"].isdecimal() else 0
