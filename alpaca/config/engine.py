@@ -23,4 +23,7 @@ class EngineConfig:
     )
     timeout_s: float = setting(120.0, NOTHING, "Seconds one attempt may take", above=0)
     retries: int = setting(6, NOTHING, "Attempts after the first", at_least=0)
+    leave_out: list[str] = setting(
+        [], NOTHING, "Parameters that are not sent: any of temperature, top_p, stop, seed, n, max_tokens."
+    )
     poll_s: float = setting(30.0, NOTHING, "Seconds between two looks at a batch, for openai_batch", above=0)

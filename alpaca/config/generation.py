@@ -114,7 +114,12 @@ class GenerationConfig(EngineConfig):
     similar: bool = setting(
         False, NOTHING, "Record with each kept task its ten most similar ones and its mean similarity."
     )
-    seed: int = setting(0, GENERATION, "Choice of the examples, and sampling where the engine takes a seed", at_least=0)
+    seed: int | None = setting(
+        0,
+        GENERATION,
+        "Choice of the examples, and sampling where the engine takes a seed; null chooses as 0 does and sends none",
+        at_least=0,
+    )
     filters: TaskFilterConfig = field(default_factory=TaskFilterConfig)
     concurrency: int | None = setting(
         None, NOTHING, "Requests under way at once; null is 8, for local 32, vllm 256, openai_batch 1,000", at_least=1

@@ -40,6 +40,6 @@ def lines_of(content: bytes) -> Lines:
         try:
             parsed = json.loads(line)
             lines[str(parsed["custom_id"])] = parsed
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return lines

@@ -151,6 +151,7 @@ class EngineSettings:
         retries: attempts after the first.
         state_dir: where an engine keeps what it needs to go on after a restart (batches under way); None keeps nothing.
         poll_s: between two looks at a batch under way (`openai_batch`).
+        leave_out: parameters that are not sent to a server.
         gather_s: how long an engine that batches waits for more requests after the last one came; None is 0.02 s
             for `local` and 2 s for `openai_batch`.
     """
@@ -164,4 +165,5 @@ class EngineSettings:
     retries: int = 6
     state_dir: str | None = None
     poll_s: float = 30.0
+    leave_out: tuple[str, ...] = ()
     gather_s: float | None = None

@@ -5,16 +5,26 @@ done before it failed counts as billed, a refusal before work does not.
 """
 
 import email.utils
-import json
+import re
 import time
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from urllib.parse import quote
+
+from alpaca.engines.server_errors import ErrorInBody, error_of
 
 TOO_BUSY = (408, 409, 425, 429)
 UNBILLED_5XX = (501, 503, 529)  # refused before work: not implemented, overloaded
 OLDEST_EPOCH_S, OLDEST_EPOCH_MS = 1e9, 1e12  # 2001: no duration is as long
 LONGEST_WAIT_S = 3600.0  # of a server's Retry-After; a limit that lasts longer is met by asking again
+SAID, LONGEST_SAID = 200, 20_000  # characters of the server's words that are shown; that are looked at
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_KEYS = re.compile(  # what looks like a key, ours or another's
+    r"(?i)((?:\b(?:authorization|api[-_ ]?key|token|secret|password)['\"]?\s*[:=]\s*['\"]?)(?:bearer\s+)?|\bbearer\s+)"
+    r"[\w.+/=~-]{12,}|\b[a-z]{2,6}[-_](?:\w+[-_])*?(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{12,}[\w-]*"
+)
 _NO_MONEY = ("insufficient_quota", "billing")  # codes; a rate limit's advice may speak of payment too
 _NO_MONEY_MESSAGE = "exceeded your current quota"
 _ONLY_THIS_REQUEST = (
@@ -22,6 +32,11 @@ _ONLY_THIS_REQUEST = (
     "context length",
     "context_size",
     "context size",
+    "context window",
+    "maximum context",
+    "prompt is too long",
+    "input is too long",
+    "too many tokens",
     "content_filter",
     "content_policy",
     "moderation",
@@ -41,9 +56,11 @@ class Failure:
         retry_after_s: seconds the server asked to wait; None where it said nothing.
         reached: the server was reached.
         status: 404 where the server knows nothing under the address asked.
-        error: the error object of a refusal with 400 or 422, for who can ask otherwise.
+        error: what the server said, for who can ask otherwise; empty where asking otherwise changes nothing.
         refused: the server understood the request and will not have it, for a reason of this request or of all;
             see `Refusals`.
+        malformed: what is wrong with a body that is no answer.
+        headers: of the response, where they may announce limits.
     """
 
     next: Literal["retry", "lose", "stop"]
@@ -55,6 +72,8 @@ class Failure:
     status: int | None = None
     error: Mapping[str, Any] = field(default_factory=dict)
     refused: bool = False
+    malformed: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,25 +85,21 @@ class Target:
     secret: str
 
     def clean(self, text: str) -> str:
-        """One short line of `text` without the key."""
-        hidden = text.replace(self.secret, "[key]") if self.secret else text
-        line = " ".join(hidden.split())
-        return line if len(line) <= 240 else line[:237] + "..."
-
-
-def error_of(body: str) -> dict[str, Any]:
-    """The `error` object of a response's body; an empty one where there is none."""
-    try:
-        parsed = json.loads(body)
-    except ValueError:
-        return {}
-    found = parsed.get("error", parsed) if isinstance(parsed, dict) else {}
-    return found if isinstance(found, dict) else {"message": str(found)}
+        """The first 200 characters of `text` on one line, without control characters and without keys."""
+        text = _ESCAPES.sub("", text[:LONGEST_SAID])
+        line = " ".join("".join(c for c in text if c.isspace() or not unicodedata.category(c).startswith("C")).split())
+        for secret in {self.secret, quote(self.secret, safe="")} - {""}:
+            line = line.replace(secret, "[key]")
+        line = _KEYS.sub(lambda found: f"{found[1] or ''}[key]", line)
+        return line if len(line) <= SAID else line[: SAID - 3] + "..."
 
 
 def of_status(status: int, headers: Mapping[str, str], body: str, target: Target) -> Failure:
     """The meaning of an HTTP status of 400 and above."""
-    error = error_of(body)
+    return _of_error(status, headers, error_of(body), target)
+
+
+def _of_error(status: int, headers: Mapping[str, str], error: Mapping[str, Any], target: Target) -> Failure:
     kind = f"{error.get('code', '')} {error.get('type', '')} {error.get('message', '')}".lower()
     said = target.clean(str(error.get("message") or ""))
     detail = f" ({said})" if said else ""
@@ -99,6 +114,8 @@ def of_status(status: int, headers: Mapping[str, str], body: str, target: Target
             billed=status >= 500 and status not in UNBILLED_5XX,
             throttled=status in (429, 529),
             retry_after_s=retry_after_s(headers),
+            error=error if status >= 500 else {},
+            headers=headers,
         )
     if status == 401:
         return Failure(
@@ -112,6 +129,7 @@ def of_status(status: int, headers: Mapping[str, str], body: str, target: Target
             f"model={target.model}: unknown to {target.host} (404){detail}; "
             "check model, and base_url, which usually ends in /v1",
             status=404,
+            error=error,
         )
     if status == 413 or any(sign in kind for sign in _ONLY_THIS_REQUEST):
         return Failure("lose", f"status {status}{detail}")
@@ -134,9 +152,15 @@ def of_timeout(seconds: float) -> Failure:
     return Failure("retry", f"no answer within {seconds:g} s", billed=True)
 
 
-def of_bad_body(reason: str) -> Failure:
-    """A status of success with a body that is no answer."""
-    return Failure("retry", reason, billed=True)
+def of_bad_body(reason: str, shown: str = "") -> Failure:
+    """A status of success with a body that is no answer; `shown` are its first characters."""
+    return Failure("retry", f"{reason} ({shown})" if shown else reason, billed=True, malformed=reason)
+
+
+def of_error_in_body(found: ErrorInBody, headers: Mapping[str, str], target: Target) -> Failure:
+    """The meaning of an error under a status of success: that of its code."""
+    failure = _of_error(found.status, headers, found.error, target)
+    return replace(failure, billed=failure.billed or found.billed)
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:

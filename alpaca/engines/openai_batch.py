@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alpaca.engines import failures, protocol
+from alpaca.engines import dialect, failures, protocol
 from alpaca.engines.batch_files import MOST_BYTES, MOST_REQUESTS, Asked, Lines, line_of, lines_of, parts_of
 from alpaca.engines.batch_journal import Journal, Record, digest_of
 from alpaca.engines.exchange import BeforeRetry, EngineSettings, Reply, Request, Usage, Wanted
@@ -25,6 +25,7 @@ from alpaca.engines.failures import Failure
 from alpaca.engines.refusals import Refusals
 from alpaca.engines.remote import Received, Remote
 from alpaca.engines.retrying import FIRST_WAIT_S, Attempts
+from alpaca.engines.server_errors import ErrorInBody
 from alpaca.errors import UserError
 
 GATHER_S = 2.0
@@ -67,7 +68,7 @@ class OpenAIBatch:
         self._journal = Journal(Path(settings.state_dir) if settings.state_dir else None)
         self._path = protocol.PATHS[settings.api]
         self._server = settings.base_url or ""
-        self._dialect = protocol.Dialect()
+        self._dialect = dialect.Dialect(left_out=set(settings.leave_out))
         self._asked: list[Asked] = []
         self._gathering: asyncio.Task[None] | None = None
         self._collecting: dict[str, asyncio.Task[Lines | Failure]] = {}
@@ -88,14 +89,14 @@ class OpenAIBatch:
             RequestLost: it failed in two batches of this process.
             UserError: no request can succeed.
         """
-        plain = protocol.body_of(request, model=self.model, api=self._settings.api, dialect=protocol.Dialect())
+        plain = dialect.body_of(request, model=self.model, api=self._settings.api, dialect=dialect.Dialect())
         digest = digest_of(self._server, self._path, request.id, plain)
         earlier = self._journal.holding(digest, self._server)
         attempts = Attempts(request.id, self.most(request), 1 + len(earlier), before_retry)
         left = iter(earlier)
         queue_full = 0
         while True:
-            body = protocol.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
+            body = dialect.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
             record = next(left, None)
             old = record is not None
             if record is None:
@@ -109,7 +110,9 @@ class OpenAIBatch:
                 await self._wait_for_queue(outcome, queue_full)
             # what an earlier process sent is not known, only that it spoke an older dialect
             elif self._dialect.learn(outcome.error, plain if old else body) is None:
-                judged = _mended(outcome) if old else self._refusals.judged(outcome)
+                judged = (
+                    _mended(outcome) if old else self._refusals.judged(outcome, structured=request.schema is not None)
+                )
                 attempts.wait_after(judged)  # the next batch is wait enough
         self._refusals.answered()
         answers, usage, model = outcome
@@ -237,7 +240,9 @@ class OpenAIBatch:
         try:
             return protocol.answers_of(body, request)
         except protocol.Malformed as error:
-            return failures.of_bad_body(str(error))
+            return failures.of_bad_body(str(error), self._remote.target.clean(json.dumps(body)))
+        except ErrorInBody as error:
+            return replace(failures.of_error_in_body(error, {}, self._remote.target), throttled=False)
 
     async def _collect(self, record: Record) -> Lines | Failure:
         """Wait for the end of a batch and read its files.

@@ -1,11 +1,12 @@
 """The engine `openai`: any OpenAI-compatible server, many requests at once, each retried until answered or lost."""
 
+import json
 import logging
 import time
 from dataclasses import replace
 from typing import Any
 
-from alpaca.engines import failures, protocol
+from alpaca.engines import dialect, failures, protocol
 from alpaca.engines.exchange import (
     NOT_SENT,
     Answer,
@@ -22,9 +23,15 @@ from alpaca.engines.limits import Gate, Limits, patience
 from alpaca.engines.refusals import Refusals
 from alpaca.engines.remote import Received, Remote
 from alpaca.engines.retrying import FIRST_WAIT_S, Attempts
+from alpaca.engines.server_errors import ErrorInBody
 from alpaca.errors import UserError
 
 log = logging.getLogger(__name__)
+_WITHOUT = {
+    "n": "each response is asked for by itself",
+    "stop": "answers are cut here",
+    "max_tokens": "answers are as long as it likes, and a budget learns that from its bills",
+}
 
 
 class OpenAIServer:
@@ -39,7 +46,7 @@ class OpenAIServer:
         self.model = settings.model
         self._settings, self._first_wait_s = settings, first_wait_s
         self._remote = Remote(settings)
-        self._dialect = protocol.Dialect()
+        self._dialect = dialect.Dialect(left_out=set(settings.leave_out))
         self._limits = Limits(settings.concurrency)
         self._gate = Gate(self._limits)
         self._refusals = Refusals()
@@ -89,7 +96,9 @@ class OpenAIServer:
             outcome = await self._attempt(request, attempts, wanted)
             if not isinstance(outcome, Failure):
                 return outcome
-            wait_s = attempts.wait_after(self._worded(self._refusals.judged(outcome), attempts))
+            wait_s = attempts.wait_after(
+                self._worded(self._refusals.judged(outcome, structured=request.schema is not None), attempts)
+            )
             if not await patience(wait_s, wanted):
                 raise attempts.given_up(NOT_SENT)
 
@@ -100,40 +109,46 @@ class OpenAIServer:
                 raise attempts.given_up(NOT_SENT)
             try:
                 if self._stopped is not None:
-                    raise UserError(str(self._stopped))
-                body = protocol.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
+                    raise type(self._stopped)(str(self._stopped))
+                body = dialect.body_of(request, model=self.model, api=self._settings.api, dialect=self._dialect)
                 attempts.made += 1
                 sent_at = time.monotonic()
                 received = await self._remote.post(protocol.PATHS[self._settings.api], body)
             finally:
                 self._gate.leave()
-            if isinstance(received, Failure) and self._learned(received, body):
-                continue
-            return self._read(received, request, sent_at)
+            outcome = self._read(received, request)
+            if isinstance(outcome, Failure):
+                if self._learned(outcome, body):
+                    continue
+                self._reached = self._reached or outcome.reached
+                self._limits.learn(outcome.headers)
+                if outcome.throttled:
+                    self._limits.refused(sent_at, outcome.retry_after_s)
+            return outcome
 
     def _learned(self, failure: Failure, body: dict[str, Any]) -> bool:
         """Whether the server refused a parameter that the next attempt writes otherwise or leaves out."""
         key = self._dialect.learn(failure.error, body)
-        if key in protocol.LEAVABLE and key not in self._told:
+        if key in self._dialect.left_out and key not in self._told:
             self._told.add(key)
-            what = "each response is asked for by itself" if key == "n" else "its own is used"
+            what = _WITHOUT.get(key, "its own is used")
             log.warning("model=%s takes no %s: %s", self.model, key, what)
         return key is not None
 
-    def _read(self, received: Received | Failure, request: Request, sent_at: float) -> protocol.Read | Failure:
+    def _read(self, received: Received | Failure, request: Request) -> protocol.Read | Failure:
         if isinstance(received, Failure):
-            self._reached = self._reached or received.reached
-            if received.throttled:
-                self._limits.refused(sent_at, received.retry_after_s)
             return received
         self._reached = True
+        try:
+            read = protocol.answers_of(received.payload, request)
+        except protocol.Malformed as error:
+            return failures.of_bad_body(str(error), self._remote.target.clean(json.dumps(received.payload)))
+        except ErrorInBody as error:
+            return failures.of_error_in_body(error, received.headers, self._remote.target)
         self._limits.learn(received.headers)
         self._limits.succeeded()
         self._refusals.answered()
-        try:
-            return protocol.answers_of(received.payload, request)
-        except protocol.Malformed as error:
-            return failures.of_bad_body(str(error))
+        return read
 
     def _worded(self, failure: Failure, attempts: Attempts) -> Failure:
         """A server that never answered anything is a wrong address, not bad luck of one request."""

@@ -1,98 +1,40 @@
-"""The bodies of OpenAI-compatible servers: a request written as one, and the answers read from one. Pure.
+"""The answers of OpenAI-compatible servers read, and requests as texts. Pure.
 
-Servers and models differ in what they accept. `Dialect` holds what a 400 has taught about one model: the
-limit on the answer's length under its other name, parameters that are left out.
+Servers agree on the outline only. Read are: a message, or a text; content as a text or a list of parts, thinking
+beside it left out; reasons to end in the words of any vendor; an error in place of an answer, in the body or a choice.
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 from alpaca.engines.exchange import Answer, Request, Usage
+from alpaca.engines.server_errors import ErrorInBody, error_in
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 CHAT_OVERHEAD = 256  # tokens a server may put around the messages of its own: roles, its template, a system prompt
 MESSAGE_OVERHEAD = 16
 MOST_TOKENS = 10**9  # that one answer may be billed; no server has ever written as many
-LEAVABLE = ("temperature", "top_p", "stop", "seed", "n")
-_ONE_CHOICE = "one completion choice"  # a refusal of `n` that does not name it
-_REFUSALS = (
-    "unsupported",
-    "not support",
-    "unrecognized",
-    "unknown parameter",
-    "unexpected",
-    "not permitted",
-    _ONE_CHOICE,
+STOP, LENGTH, FILTER, REFUSAL, TOOLS = "stop", "length", "content_filter", "refusal", "tool_calls"
+_ENDINGS = (  # the first that matches a reason in small letters
+    (LENGTH, re.compile(r"length|max|limit|window|context|truncat|incomplete")),
+    (
+        FILTER,
+        re.compile(r"filter|safety|recitation|blocked|block_?list|prohibited|spii|guardrail|moderat|policy|sensitive"),
+    ),
+    (REFUSAL, re.compile(r"refus")),
+    (TOOLS, re.compile(r"tool|function")),
+    (STOP, re.compile(r"stop|eos|^end|complete|finish_?ed|done|^finish$")),
 )
-
+_OTHER_ENDS = re.compile(r"error|abort|cancel|unspecified|unknown|time_?out|unfinished|insufficient|interrupt")
 
 Read = tuple[tuple[Answer, ...], Usage, str]  # what a body holds: answers, usage, model
 
 
 class Malformed(ValueError):
     """A body that is no answer: its text says what is wrong with it."""
-
-
-@dataclass
-class Dialect:
-    """What one model does not take; learned once and used for every request after."""
-
-    length_key: str = "max_tokens"
-    left_out: set[str] = field(default_factory=set)
-
-    def learn(self, error: Mapping[str, Any], sent: Mapping[str, Any]) -> str | None:
-        """Adapt to a 400 that names a parameter the model does not take.
-
-        Args:
-            error: the `error` object of the body.
-            sent: the request's body that was refused.
-
-        Returns:
-            The parameter that is now written otherwise or left out (also when another request taught it
-            meanwhile), None where the error is about something else.
-        """
-        message = str(error.get("message", ""))
-        lowered, code = message.lower(), str(error.get("code", ""))
-        if not (code.startswith("unsupported") or any(sign in lowered for sign in _REFUSALS)):
-            return None
-        named = "n" if _ONE_CHOICE in lowered else str(error.get("param") or "")
-        for key in ("max_tokens", *LEAVABLE):
-            if key not in sent or not (named == key or (not named and f"'{key}'" in message.replace('"', "'"))):
-                continue
-            if key == "max_tokens" and "messages" not in sent:
-                return None  # completions know no other name for it
-            if key == "max_tokens":
-                self.length_key = "max_completion_tokens"
-            else:
-                self.left_out.add(key)
-            return key
-        return None
-
-
-def body_of(request: Request, *, model: str, api: str, dialect: Dialect) -> dict[str, Any]:
-    """The JSON body of a request to `/chat/completions` or `/completions`."""
-    body: dict[str, Any] = {"model": model}
-    if api == "chat":
-        body["messages"] = messages_of(request)
-    else:
-        body["prompt"] = prompt_text(request)
-    body[dialect.length_key if api == "chat" else "max_tokens"] = request.max_tokens
-    optional: dict[str, Any] = {"temperature": request.temperature}
-    if request.top_p != 1.0:
-        optional["top_p"] = request.top_p
-    if request.stop:
-        optional["stop"] = list(request.stop)
-    if request.seed is not None:
-        optional["seed"] = request.seed
-    body.update({key: value for key, value in optional.items() if key not in dialect.left_out})
-    if request.choices > 1 and "n" not in dialect.left_out:
-        body["n"] = request.choices
-    if request.schema is not None:
-        named = {"name": "answer", "schema": request.schema, "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": named}
-    return body
 
 
 def prompt_text(request: Request) -> str:
@@ -139,37 +81,100 @@ def likely_tokens(request: Request) -> int:
 def answers_of(payload: Any, request: Request) -> Read:
     """Answers, usage and model of a response's body; the most where the server gives no usage.
 
+    Choices with an error beside others are left out.
+
     Raises:
         Malformed: no choices, or choices that are none.
+        ErrorInBody: an error in place of the answer.
     """
     if not isinstance(payload, dict):
+        if (error := error_in(payload)) is not None:
+            raise ErrorInBody(error)
         raise Malformed("the body is no JSON object")
     choices = payload.get("choices")
+    if (payload.get("error") or not choices) and (error := error_in(payload)) is not None:
+        raise ErrorInBody(error)
     if not isinstance(choices, list) or not choices:
         raise Malformed("the body has no choices")
-    answers = tuple(_answer(choice, request) for choice in choices)
+    errors = [choice["error"] for choice in choices if isinstance(choice, dict) and choice.get("error")]
+    if len(errors) == len(choices):
+        raise ErrorInBody(error_in({"error": errors[0]}) or {}, billed=True)
+    answers = tuple(_answer(one, request) for one in choices if not (isinstance(one, dict) and one.get("error")))
     asked = replace(request, choices=len(answers))
     return answers, _usage(payload.get("usage"), asked, answers), str(payload.get("model") or "")
+
+
+def ending(reason: Any) -> str:
+    """Why an answer ended, in one vocabulary: stop, length, content_filter, refusal, tool_calls, or the server's word.
+
+    A missing reason is `stop`.
+    """
+    word = re.sub(r"[^a-z0-9]+", "_", str(reason or STOP).lower()).strip("_")
+    if _OTHER_ENDS.search(word):
+        return word
+    return next((name for name, pattern in _ENDINGS if pattern.search(word)), word)
+
+
+def is_whole(reason: str) -> bool:
+    """Whether an answer that ended so has its end: not cut by a limit or a filter, nor for a reason nobody knows."""
+    return ending(reason) in (STOP, REFUSAL, TOOLS)
+
+
+def emptiness(answers: tuple[Answer, ...]) -> str | None:
+    """What answers without any text are, in words that name the way out; None where one has text."""
+    if any(answer.text.strip() for answer in answers):
+        return None
+    return _EMPTY.get(ending(answers[0].finish_reason) if answers else "", "an empty text; try another model or prompt")
+
+
+_EMPTY = {
+    LENGTH: "no text before max_tokens was used up, as by thinking; raise max_tokens, or serve it without thinking",
+    FILTER: "nothing but the note of a content filter; change the prompt or the seeds, or ask another server",
+    TOOLS: "a tool call in place of a text; serve the model without tools",
+}
 
 
 def _answer(choice: Any, request: Request) -> Answer:
     if not isinstance(choice, dict):
         raise Malformed("a choice is no JSON object")
-    reason = str(choice.get("finish_reason") or "stop")
+    reason = ending(choice.get("finish_reason"))
     message = choice.get("message")
     if message is None and "text" in choice:
-        text = choice["text"]
+        text = _text_of(choice["text"])
     elif isinstance(message, dict):
-        text = message.get("content")
-        if not text and message.get("refusal"):
-            text, reason = message["refusal"], "refusal"
+        text = _text_of(message.get("content"))
+        refused = message.get("refusal") or _text_of(message.get("content"), kind="refusal")
+        if not text and isinstance(refused, str) and refused:
+            text, reason = refused, REFUSAL
+        if not text and reason == STOP and (message.get("tool_calls") or message.get("function_call")):
+            reason = TOOLS
     else:
         raise Malformed("a choice has no message")
-    if text is not None and not isinstance(text, str):
-        raise Malformed("a choice's text is no text")
-    whole = sound(text or "")
+    whole = sound(text)
     ended = cut_at_stop(whole, request.stop)  # for a model that takes no stop strings; others have cut there already
-    return Answer(ended, "stop" if ended != whole else reason)
+    return Answer(ended, STOP if ended != whole else reason)
+
+
+def _text_of(content: Any, *, kind: str = "text") -> str:
+    """A text, or the texts of a list of parts; parts of another kind (thinking, images) are left out."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content if kind == "text" else ""
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        raise Malformed("a choice's text is no text")
+    parts = []
+    for part in content:
+        if isinstance(part, str):
+            part = {"text": part}
+        if not isinstance(part, Mapping):
+            raise Malformed("a choice's text is no text")
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if isinstance(text, str) and str(part.get("type", "text")).lower().endswith(kind) and not part.get("thought"):
+            parts.append(text)
+    return "".join(parts)
 
 
 def cut_at_stop(text: str, stop: tuple[str, ...]) -> str:

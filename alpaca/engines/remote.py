@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from alpaca.engines import failures
 from alpaca.engines.exchange import KEY, EngineSettings
-from alpaca.engines.failures import Failure, Target
+from alpaca.engines.failures import LONGEST_SAID, Failure, Target
 from alpaca.errors import UserError
 
 OFFICIAL = "https://api.openai.com/v1"
@@ -107,13 +107,22 @@ class Remote:
         headers = _lower(response.headers)
         if not parse:
             return Received(response.content, headers)
-        kind = headers.get("content-type", "").partition(";")[0].strip()
-        if not kind.endswith("json"):
-            return failures.of_bad_body(f"content type {self.target.clean(kind) or 'missing'} instead of JSON")
         try:
             return Received(json.loads(response.content), headers)
         except (ValueError, RecursionError):
-            return failures.of_bad_body("the body is not whole JSON")
+            return self._no_json(response.content, headers)
+
+    def _no_json(self, content: bytes, headers: dict[str, str]) -> Failure:
+        text = content[:LONGEST_SAID].decode("utf-8", "replace").strip()
+        kind = headers.get("content-type", "").partition(";")[0].strip()
+        shown = self.target.clean(text)
+        if not text:
+            return failures.of_bad_body("an empty body instead of JSON")
+        if text.startswith("data:") or kind == "text/event-stream":
+            return failures.of_bad_body("a stream of events instead of one JSON answer", shown)
+        if text[0] not in "{[":
+            return failures.of_bad_body(f"content type {self.target.clean(kind) or 'missing'} instead of JSON", shown)
+        return failures.of_bad_body("the body is not whole JSON", shown)
 
 
 def _checked_host(base_url: str) -> str:

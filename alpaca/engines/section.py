@@ -7,6 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 from alpaca.config import EngineConfig
+from alpaca.engines.dialect import LEAVABLE
 from alpaca.engines.exchange import KEY, EngineSettings
 from alpaca.engines.prices import ON_THIS_MACHINE, Prices, prices_of
 from alpaca.errors import UserError
@@ -17,7 +18,8 @@ _OWN_KEYS = re.compile(
 
 
 def engine_settings(filled: EngineConfig, *, api: str = "chat", state_dir: str | None = None) -> EngineSettings:
-    """How the engine of a section without nulls is opened."""
+    """How the engine of a section without nulls is opened; `seed: null` sends no seed."""
+    unseeded = getattr(filled, "seed", 0) is None
     return EngineSettings(
         name=filled.engine,
         model=filled.model or "",
@@ -28,6 +30,7 @@ def engine_settings(filled: EngineConfig, *, api: str = "chat", state_dir: str |
         retries=filled.retries,
         state_dir=state_dir,
         poll_s=filled.poll_s,
+        leave_out=(*filled.leave_out, *(("seed",) if unseeded else ())),
     )
 
 
@@ -41,6 +44,10 @@ def prices(filled: EngineConfig) -> Prices | None:
 def check_engine(filled: EngineConfig, section: str) -> None:
     """Raise `UserError` for an address, prices or a budget that cannot work; nothing is opened."""
     _check_address(filled, section)
+    if unknown := [name for name in filled.leave_out if name not in LEAVABLE]:
+        raise UserError(
+            f"{section}.leave_out={unknown}: choose from {', '.join(LEAVABLE)}; nothing else can be left out"
+        )
     if (filled.price_prompt is None) != (filled.price_completion is None):
         raise UserError(
             f"{section}.price_prompt and {section}.price_completion go together: set both, in dollars a million tokens"
@@ -56,7 +63,7 @@ def check_engine(filled: EngineConfig, section: str) -> None:
 def in_words_of(section: str, error: UserError) -> UserError:
     """An engine knows its settings by their own names; the user types them with the section in front."""
     text = _OWN_KEYS.sub(rf"{section}.\1", str(error))
-    return UserError(text.replace("model.weights", f"{section}.model"))
+    return type(error)(text.replace("model.weights", f"{section}.model"))
 
 
 def _check_address(filled: EngineConfig, section: str) -> None:

@@ -20,6 +20,7 @@ from alpaca.data.rows import Row
 from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import Engine, EngineSettings
 from alpaca.engines.prices import Prices
+from alpaca.engines.refusals import NoStructure
 from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct import directories, reporting
@@ -141,6 +142,8 @@ def _in_directory(
         raise
     except UserError as error:
         reason = str(in_words_of(SECTION, error))
+        if isinstance(error, NoStructure):
+            reason += "; set generation.prompt=alpaca_chat to ask for a list"
         raise UserError(reason) from None
     except RunFailed as error:
         reason = str(error)

@@ -13,13 +13,12 @@ from typing import Protocol
 from alpaca.config import GenerationConfig
 from alpaca.data.rows import Row, normalise
 from alpaca.engines.exchange import Answer, Request
+from alpaca.engines.protocol import is_whole
 from alpaca.selfinstruct import prompts
 from alpaca.selfinstruct.judging import KEPT, Judge, Judged
 from alpaca.selfinstruct.parsing import Parsed, parse_answer, parse_list
 from alpaca.selfinstruct.parsing_json import parse_json
 from alpaca.selfinstruct.seeds import short_enough
-
-WHOLE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "refusal")  # any other reason: the end is missing
 
 
 class Stage(Protocol):
@@ -136,7 +135,7 @@ class TaskStage:
 
     def _examples(self, k: int) -> list[Row]:
         """Seeds and own tasks in any order; while there are too few of its own, seeds take their place."""
-        draw = random.Random(f"{self._filled.seed}/{self.prefix}/{k}")
+        draw = random.Random(f"{self._filled.seed or 0}/{self.prefix}/{k}")
         visible = short_enough(self._visible(k), self._filled.max_example_words) if self._shows_own else []
         own = draw.sample(visible, min(self._filled.machine_examples, len(visible)))
         wanted = (self._filled.seed_examples or 0) + self._filled.machine_examples - len(own)
@@ -145,14 +144,14 @@ class TaskStage:
         return shown
 
     def _evolution(self, k: int) -> tuple[Row, str]:
-        draw = random.Random(f"{self._filled.seed}/{self.prefix}/{k}")
+        draw = random.Random(f"{self._filled.seed or 0}/{self.prefix}/{k}")
         visible = self._visible(k)
         place = draw.randrange(len(self._sources) + len(visible))
         parent = self._sources[place] if place < len(self._sources) else visible[place - len(self._sources)]
         return parent, draw.choice(sorted(prompts.OPERATIONS))
 
     def _parsed(self, answer: Answer) -> list[Parsed]:
-        filled, cut = self._filled, answer.finish_reason not in WHOLE
+        filled, cut = self._filled, not is_whole(answer.finish_reason)
         if filled.mode == "evolve":
             return parse_list(answer.text, first=1 if filled.api == "completions" else None, cut=cut)
         if filled.prompt == "json":
@@ -201,7 +200,7 @@ class AnswerStage:
         row = self._given[k]
         others = set() if self._fresh else {normalise(row.output)}
         judged = [
-            self._judge.output(parse_answer(answer.text, row, cut=answer.finish_reason not in WHOLE), number, others)
+            self._judge.output(parse_answer(answer.text, row, cut=not is_whole(answer.finish_reason)), number, others)
             for number, answer in enumerate(answers)
         ]
         self.outputs.append([one.parsed.output for one in judged if one.verdict == KEPT])
@@ -212,5 +211,5 @@ class AnswerStage:
         return self.target - self.kept
 
 
-def _seed(seed: int, prefix: str, k: int) -> int:
-    return random.Random(f"{seed}/{prefix}/{k}/sampling").getrandbits(31)
+def _seed(seed: int | None, prefix: str, k: int) -> int:
+    return random.Random(f"{seed or 0}/{prefix}/{k}/sampling").getrandbits(31)

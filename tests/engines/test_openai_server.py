@@ -1,7 +1,9 @@
 """The engine `openai` against a real server that fails in every way a server can."""
 
 import asyncio
+import json
 import logging
+import re
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,6 +14,7 @@ from servers import FAULTS, Server, question, wait_until
 from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import EngineSettings, Reply, Request, RequestLost, Usage
 from alpaca.engines.openai_server import OpenAIServer
+from alpaca.engines.refusals import NoStructure
 from alpaca.errors import UserError
 
 HELLO = Request("r", prompt="Hello")
@@ -333,6 +336,102 @@ def test_a_model_of_another_dialect_is_understood_once(caplog: pytest.LogCapture
     assert sorted(record.args[1] for record in caplog.records if record.name.startswith("alpaca")) == [
         "stop", "temperature",
     ]  # fmt: skip
+
+
+class Saying(Server):
+    """A server that answers with given statuses, content types and bodies, the last one for ever."""
+
+    def __init__(self, *said: tuple[int, str, bytes], **given: Any):
+        super().__init__(**given)
+        self.said = said
+
+    def _answer(self, http: Any, body: dict[str, Any], fault: str | int | None) -> None:
+        http.send_content(*self.said[min(len(self.requests), len(self.said)) - 1])
+
+
+GOOD = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}).encode()
+
+
+@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "application/octet-stream", "text/html"])
+def test_json_is_read_under_any_content_type(kind: str):
+    with Saying((200, kind, GOOD)) as server:
+        assert ask(settings(server)).answers[0].text == "hi"
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ((422, "application/json", b'{"detail": "the prompt is weird"}'), "the prompt is weird"),
+    ((400, "text/plain", b"Bad request: prompt is weird"), "Bad request: prompt is weird"),
+    ((400, "application/json", b'[{"error": {"code": 400, "message": "odd", "status": "INVALID_ARGUMENT"}}]'), "odd"),
+    ((200, "application/json", b'{"error": {"message": "odd one", "code": 422}}'), "odd one"),
+    ((413, "text/html", b"<html><h1>413 Request Entity Too Large</h1></html>"), "Entity Too Large"),
+    ((400, "text/plain", b"\x1b[31mred\x00 sk-marker-5b1d0c7e \n bearer abcdefgh12345678"), "red [key] bearer [key]"),
+    ((400, "application/json", b"[" * 100_000), "status|refuses"),
+])  # fmt: skip
+def test_a_refusal_is_shown_in_the_servers_own_words_whatever_their_form(said: tuple[int, str, bytes], words: str):
+    with Saying(said) as server, pytest.raises(RequestLost) as lost:
+        ask(settings(server, retries=0))
+    assert re.search(words if "|" in words else re.escape(words), lost.value.reason)
+
+
+@pytest.mark.parametrize(("code", "error"), [(402, UserError), (401, UserError), (413, RequestLost)])
+def test_an_error_under_a_status_of_success_is_treated_as_its_code(code: int, error: type[Exception]):
+    body = json.dumps({"error": {"message": "insufficient credits", "code": code}}).encode()
+    with Saying((200, "application/json", body)) as server:
+        with pytest.raises(error):
+            ask(settings(server, retries=3))
+        assert len(server.requests) == 1
+
+
+def test_a_server_that_refuses_parameters_one_after_another_is_asked_without_them():
+    refusals = [
+        (422, b'{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are bad"}]}'),
+        (400, b'{"error": {"message": "Unknown name \\"stop\\": Cannot find field."}}'),
+        (500, b'{"error": {"message": "create() got an unexpected keyword argument \'temperature\'"}}'),
+    ]  # fmt: skip
+    said = [(status, "application/json", content) for status, content in refusals]
+    with Saying(*said, (200, "application/json", GOOD)) as server:
+        reply = ask(settings(server), Request("r", prompt="Hello", seed=3, stop=("x",)))
+        assert set(server.requests[-1]) == {"model", "messages", "max_tokens"}
+    assert (reply.answers[0].text, reply.attempts, reply.lost) == ("hi", 4, Usage())
+
+
+def test_parameters_are_left_out_by_hand():
+    with Server() as server:
+        ask(settings(server, leave_out=("seed", "temperature")), Request("r", prompt="Hello", seed=3))
+        assert set(server.requests[0]) == {"model", "messages", "max_tokens"}
+
+
+@pytest.mark.parametrize("said", [
+    (500, b"{\"error\": {\"message\": \"1 validation error: 'loc': ('body', 'response_format', 'type')\"}}"),
+    (400, b'{"detail": "json_schema is not supported"}'), (404, b'{"message": "no endpoint with structured outputs"}'),
+    (501, b"guided decoding is off"), (200, b'{"error": {"message": "response_format unavailable", "code": 422}}'),
+])  # fmt: skip
+def test_a_refusal_of_structured_output_stops_at_once_under_any_status(said: tuple[int, bytes]):
+    with Saying((said[0], "application/json", said[1])) as server:
+        with pytest.raises(NoStructure, match="gives no structured output"):
+            ask(settings(server), Request("r", prompt="Hello", schema={"type": "object"}))
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    (("text/html", b"<!doctype html><title>Welcome to nginx</title>"), "Welcome to nginx"),
+    (("text/event-stream", b'data: {"choices": []}\n\ndata: [DONE]\n'), "a stream of events"),
+    (("application/json", b'{"choices": []}'), "no choices"), (("application/json", b""), "an empty body"),
+    (("application/json", b"{" * 200_000), "not whole JSON"), (("application/json", b"[" * 200_000), "not whole JSON"),
+    (("application/json", GOOD[:-9]), "not whole JSON"),
+])  # fmt: skip
+def test_bodies_malformed_in_the_same_way_stop_everything_after_five(said: tuple[str, bytes], words: str):
+    requests = [Request(f"r{n}", prompt="Hello") for n in range(3)]
+
+    async def work(engine: OpenAIServer) -> list[Any]:
+        return [(await asyncio.gather(engine.answer(one), return_exceptions=True))[0] for one in requests]
+
+    with Saying((200, *said)) as server:
+        outcomes = using(settings(server, retries=9), work)
+        assert len(server.requests) == 5
+    assert {type(one) for one in outcomes} == {UserError}
+    assert words in str(outcomes[-1])
+    assert "the first 5 answers are all like this" in str(outcomes[-1])
 
 
 def test_an_address_where_nobody_listens_is_said_to_be_one():

@@ -59,11 +59,13 @@ def test_every_setting_reaches_the_engine(section: str):
         timeout_s=4.0,
         retries=5,
         poll_s=6,
+        leave_out=["top_p"],
     )
     made = engine_settings(chosen, api="completions", state_dir="there")
     assert vars(made) == {
         "name": "openai_batch", "model": "gpt-4.1-mini", "base_url": "http://h/v1", "api": "completions",
         "concurrency": 3, "timeout_s": 4.0, "retries": 5, "state_dir": "there", "poll_s": 6, "gather_s": None,
+        "leave_out": ("top_p",),
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from alpaca.engines.exchange import Answer as Said
 from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, RequestLedger
 from alpaca.engines.prices import ON_THIS_MACHINE
-from alpaca.engines.refusals import NO_STRUCTURE
+from alpaca.engines.refusals import NoStructure
 from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import UserError
 from alpaca.evaluation.answers import Answer
@@ -109,11 +109,8 @@ def _with_any_form(
     """Structured output, and a last line where the server has none; or the form that was chosen."""
     filled = resolved(settings)
     if filled.form == JSON and settings.form is None:
-        try:
+        with contextlib.suppress(NoStructure):
             return filled, _with_form(pairs, filled, place, listener)
-        except UserError as error:
-            if not NO_STRUCTURE.search(str(error)):
-                raise
         listener.say(f"{filled.model} is served without structured output: the verdict is asked for as a last line")
         filled = replace(filled, form=LINE)
     return filled, _with_form(pairs, filled, place, listener)
@@ -131,6 +128,8 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
     except KeyboardInterrupt:
         listener.say(f"interrupted; the judgements so far are kept in {place}, and the same command continues")
         raise
+    except NoStructure as error:
+        raise type(error)(f"{in_words_of(SECTION, error)}; leave {SECTION}.form null, or set it to {LINE}") from None
     except UserError as error:
         raise in_words_of(SECTION, error) from None
     finally:
