@@ -16,7 +16,7 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.evaluation.answering import OnDone
 from alpaca.evaluation.generate import PREFIX
 from alpaca.evaluation.place import LOG, Place, as_plain
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import Scores, declared
 from alpaca.evaluation.targets import OUTPUTS, RUN, Target
 from alpaca.launch import silenced_notices
 from alpaca.tracking.terminal import Terminal
@@ -40,6 +40,7 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
     os.environ.setdefault("TQDM_DISABLE", "1")
     with silenced_notices():
         from alpaca.evaluation import further, loading
+        from alpaca.evaluation.quick import DIRECTIONS as QUICK
         from alpaca.evaluation.text_metrics import never_stops
 
         names = further.chosen(config.evaluation)
@@ -72,7 +73,7 @@ def evaluate(target: Target, composed: Config, path: Path, typed: list[str]) -> 
                 quick = loading.quick(subject, config.evaluation.quick, on_done)
             same = target.config is not None and target.config.evaluation.quick == config.evaluation.quick
             records = loading.predictions(subject, quick, place.predictions(), keep_answers=same)
-            keep("quick", Scores(quick.metrics, records), () if same else BEFORE)
+            keep("quick", Scores(quick.metrics, records, declared(quick.metrics, QUICK)), () if same else BEFORE)
             answered = [record for record in records if record["output"] is not None]
             subject = replace(subject, answered=answered)
             if sentence := never_stops(

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from alpaca.data.rows import Row, example_id
 from alpaca.data.templates import Template
 from alpaca.evaluation.answering import Answerer, Made, OnDone
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import Scores, declared
+from alpaca.evaluation.text_metrics import DIRECTIONS as OF_TEXTS
 from alpaca.evaluation.text_metrics import Text, set_metrics, text_scores
 
 PREFIX = "eval/generate/"
+DIRECTIONS = {f"{PREFIX}{name}": direction for name, direction in OF_TEXTS.items()}
 
 
 def generate(rows: Sequence[Row], template: Template, answerer: Answerer, on_done: OnDone) -> Scores:
@@ -36,4 +38,5 @@ def scored(rows: Sequence[Row], made: Sequence[Made], template: Template | None 
         }
         for row, one, numbers in zip(rows, made, each, strict=True)
     ]
-    return Scores({f"{PREFIX}{name}": value for name, value in set_metrics(texts, each).items()}, records)
+    metrics = {f"{PREFIX}{name}": value for name, value in set_metrics(texts, each).items()}
+    return Scores(metrics, records, declared(metrics, DIRECTIONS))

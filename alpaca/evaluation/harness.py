@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alpaca.config import LmEvalConfig
 from alpaca.errors import RunFailed, UserError
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER, Scores
 from alpaca.modeling.attention import plain_attention
 from alpaca.training.precision import Compute
 
@@ -70,7 +70,8 @@ def lm_eval(model: Any, tokenizer: PreTrainedTokenizerBase, settings: LmEvalConf
                 f"{SECTION}.tasks={','.join(settings.tasks)}: the harness failed ({type(error).__name__}: "
                 f"{reason[:200]}); its tasks fetch their data from the hub"
             ) from error
-    return Scores(_metrics(found["results"]), [])
+    ways = directions(found["results"], found.get("higher_is_better") or {})
+    return Scores(_metrics(found["results"]), [], ways)
 
 
 def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -79,9 +80,29 @@ def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     for task, values in results.items():
         for name, value in values.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool) and "," in name:
-                metric, _, kind = name.partition(",")
-                found[f"{PREFIX}{task}/{metric}" + (f"_{kind}" if kind != "none" else "")] = float(value)
+                found[_name(task, name)] = float(value)
     return found
+
+
+def directions(results: dict[str, dict[str, Any]], higher_is_better: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The direction of each metric as its task declares it (`higher_is_better` in the task's YAML).
+
+    A metric of which the task says nothing is left out: it is not guessed. Standard errors have no direction.
+    """
+    found: dict[str, str] = {}
+    for task, name in ((task, name) for task, values in results.items() for name in values if "," in name):
+        metric = name.partition(",")[0]
+        higher = higher_is_better.get(task, {}).get(metric)
+        if metric.endswith("_stderr"):
+            found[_name(task, name)] = NEITHER
+        elif isinstance(higher, bool):
+            found[_name(task, name)] = HIGHER if higher else LOWER
+    return found
+
+
+def _name(task: str, name: str) -> str:
+    metric, _, kind = name.partition(",")
+    return f"{PREFIX}{task}/{metric}" + (f"_{kind}" if kind != "none" else "")
 
 
 def _require() -> None:

@@ -8,10 +8,18 @@ import torch
 from torch import nn
 
 from alpaca.data.encoding import Examples
+from alpaca.evaluation.scores import HIGHER, LOWER
 from alpaca.training.batches import Layout, label_tensors, model_inputs
 from alpaca.training.loss import token_losses
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
+
+DIRECTIONS = {
+    "eval/loss": LOWER,
+    "eval/perplexity": LOWER,
+    "eval/bits_per_byte": LOWER,
+    "eval/token_accuracy": HIGHER,
+}
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from alpaca.config import LossConfig
 from alpaca.data.rows import example_id
 from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.losses import HeldOutLosses, held_out_losses
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import LOWER, Scores, declared
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
 
 PREFIX = "eval/loss/"
+DIRECTIONS = {f"{PREFIX}*": LOWER}
 
 
 def losses_apart(
@@ -58,7 +59,7 @@ def losses_apart(
         }
         for index, row in enumerate(rows)
     ]
-    return Scores(metrics, examples)
+    return Scores(metrics, examples, declared(metrics, DIRECTIONS))
 
 
 def bucket(tokens: int, bounds: Sequence[int]) -> str:

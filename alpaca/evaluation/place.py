@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import UserError
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import DIRECTIONS, Scores
 from alpaca.tracking.lock import HeldError, hold
 from alpaca.tracking.run_directory import read_json, read_jsonl, write_json_file, write_jsonl_file
 
@@ -69,7 +69,8 @@ class Place:
         }
         if missed := [each for each in kept.pop("evaluations_failed", []) if each != name]:
             kept["evaluations_failed"] = missed
-        write_json_file(self.path / SUMMARY, {**kept, **scores.metrics})
+        ways = {key: way for key, way in kept.pop(DIRECTIONS, {}).items() if key in kept}
+        write_json_file(self.path / SUMMARY, {**kept, **scores.metrics, DIRECTIONS: ways | scores.directions})
         self._is_new = False
 
     def close(self) -> None:

@@ -20,16 +20,20 @@ from alpaca.data.rows import example_id
 from alpaca.engines.decoding import Decoded
 from alpaca.evaluation.decoding import Sampling, answers
 from alpaca.evaluation.held_out import HeldOut
+from alpaca.evaluation.losses import DIRECTIONS as LOSSES
 from alpaca.evaluation.losses import held_out_losses
 from alpaca.evaluation.rouge import rouge_l
+from alpaca.evaluation.scores import HIGHER
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
 from alpaca.training.world import World
 
+DIRECTIONS = {**LOSSES, "eval/rougeL": HIGHER, "eval/stop_rate": HIGHER}
+
 
 @dataclass(frozen=True)
 class QuickScores:
-    """Metrics, and one record for each held-out example: id, loss, tokens, output, rougeL."""
+    """Metrics, and one record for each held-out example: id, loss, tokens, bytes, output, rougeL."""
 
     metrics: dict[str, float]
     examples: list[dict[str, Any]]
@@ -63,6 +67,7 @@ def quick_scores(
             "id": example_id(row),
             "loss": float(losses.nats[index] / losses.tokens[index]),
             "tokens": int(losses.tokens[index]),
+            "bytes": int(losses.response_bytes[index]),
         }
         if index < answered:
             text = made[index].text

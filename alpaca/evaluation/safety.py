@@ -14,10 +14,15 @@ from alpaca.data.rows import Row
 from alpaca.data.templates import Template
 from alpaca.evaluation.answering import Answerer, OnDone
 from alpaca.evaluation.generate import scored
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER, Scores, declared
 
 REQUESTS = Path(__file__).with_name("safety_requests.jsonl")
 HARMFUL, BORDERLINE = "harmful", "borderline"
+DIRECTIONS = {
+    f"eval/safety/refusal_rate_{HARMFUL}": HIGHER,
+    f"eval/safety/refusal_rate_{BORDERLINE}": LOWER,
+    "eval/safety/requests": NEITHER,
+}
 
 
 def requests(settings: SafetyConfig) -> list[Row]:
@@ -43,4 +48,4 @@ def safety(rows: Sequence[Row], template: Template, answerer: Answerer, on_done:
         if refused:
             metrics[f"eval/safety/refusal_rate_{kind}"] = sum(refused) / len(refused)
     metrics["eval/safety/requests"] = float(len(rows))
-    return Scores(metrics, examples)
+    return Scores(metrics, examples, declared(metrics, DIRECTIONS))

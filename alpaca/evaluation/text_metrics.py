@@ -11,11 +11,25 @@ from dataclasses import dataclass
 from alpaca.data.rows import normalise
 from alpaca.evaluation.refusals import refuses
 from alpaca.evaluation.rouge import rouge_l
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
 
 LOOP_SHARE = 0.5  # an answer repeats itself when more than this share of its word triples occurred before
 LOOP_WORDS = 8  # shorter answers have too few triples to say
 NEVER_STOPS = 0.05  # below this stop rate a model is taken for one that never learned EOS
 FEWEST_ANSWERS = 8  # fewer say nothing about a rate
+DIRECTIONS = {  # of `set_metrics`
+    "answers": NEITHER,
+    "distinct_1": HIGHER,
+    "distinct_2": HIGHER,
+    "words": NEITHER,
+    "empty_rate": LOWER,
+    "repetition_rate": LOWER,
+    "refusal_rate": LOWER,
+    "rougeL": HIGHER,
+    "exact_match": HIGHER,
+    "tokens": NEITHER,
+    "stop_rate": HIGHER,
+}
 
 _WORD = re.compile(r"\w+")
 

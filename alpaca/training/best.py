@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 from alpaca.errors import RunFailed
+from alpaca.evaluation.losses import DIRECTIONS as LOSSES
+from alpaca.evaluation.scores import HIGHER
 from alpaca.training.checkpoint import Checkpoints, Reader, damage
+from alpaca.training.scoring import WATCHED
 from alpaca.training.sharding import trained
 from alpaca.training.world import World
 
-HIGHER_IS_BETTER = ("eval/token_accuracy", "eval/watch_rougeL")
+DIRECTIONS = {**LOSSES, **WATCHED}
 ALL = 1 << 30  # none is removed by `Checkpoints`: which ones may go is decided here
 
 
@@ -77,7 +80,7 @@ class Best:
         self._kept.remove_all()
 
     def _better(self, value: float, than: float) -> bool:
-        return value > than if self.metric in HIGHER_IS_BETTER else value < than
+        return value > than if DIRECTIONS[self.metric] == HIGHER else value < than
 
     def _folder(self, known: dict[str, float]) -> Path:
         return self._kept.folder / f"step-{int(known['step'])}"

@@ -6,8 +6,22 @@ import time
 
 import torch
 
+from alpaca.evaluation.scores import HIGHER, LOWER
 from alpaca.training.batches import Step
 from alpaca.training.flops import ModelFlops
+
+DIRECTIONS = {
+    "perf/logical_tokens_per_s": HIGHER,
+    "perf/executed_tokens_per_s": HIGHER,
+    "perf/supervised_tokens_per_s": HIGHER,
+    "perf/model_tflops": HIGHER,
+    "perf/mfu": HIGHER,
+    "perf/packing": HIGHER,
+    "perf/sharing": LOWER,
+    "perf/data_wait": LOWER,
+    "perf/step_time_s": LOWER,
+    "perf/peak_memory_gib": LOWER,
+}
 
 
 class Meter:

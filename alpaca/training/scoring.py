@@ -18,12 +18,13 @@ from alpaca.evaluation.further import Subject, Voice, further_scores
 from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.quick import QuickScores, cached, held_out_answers, quick_scores
 from alpaca.evaluation.rouge import rouge_l
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import DIRECTIONS, HIGHER, Scores
 from alpaca.signature import RANDOM, training_settings
 from alpaca.tracking.wandb_run import log_answers
 from alpaca.training.batches import Layout
 from alpaca.training.loop import Session
 
+WATCHED = {"eval/watch_rougeL": HIGHER, "eval/watch_stop_rate": HIGHER}
 COLUMNS = ["id", "prompt", "reference", "output_before", "output", "rougeL_before", "rougeL", "loss_before", "loss"]
 
 
@@ -141,6 +142,7 @@ def prediction(held_out: HeldOut, index: int, old: dict[str, Any], new: dict[str
             "loss_before": old.get("loss"),
             "loss": new["loss"],
             "tokens": new["tokens"],
+            "bytes": new["bytes"],
             "rougeL_before": old.get("rougeL"),
             "rougeL": new.get("rougeL"),
         },
@@ -193,11 +195,13 @@ def score_further(
 
     voice = Voice(lambda text: session.terminal.print(escape(text)), session.terminal.warn, progress)
     found: dict[str, Any] = {}
+    directions: dict[str, str] = {}
     failed: list[str] = []
     with session.beats.while_working("further evaluations"):
         for name, scores in further_scores(config.evaluation, subject, voice):
             if isinstance(scores, Scores):
                 found |= scores.metrics
+                directions |= scores.directions
                 if scores.examples:
                     directory.write_jsonl(f"predictions-{name}.jsonl", scores.examples)
                 session.tracker.log(step, scores.metrics)
@@ -208,4 +212,4 @@ def score_further(
                 f"evaluation={name} was not made: {scores}. The model is saved; make it with "
                 f"python -m alpaca.evaluate {directory.path} evaluation={name}"
             )
-    return {**found, "evaluations_failed": failed} if failed else found
+    return {**found, DIRECTIONS: directions, **({"evaluations_failed": failed} if failed else {})}

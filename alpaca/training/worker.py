@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from alpaca.config import Config
 from alpaca.data.encoding import Examples
 from alpaca.evaluation.further import check_ready
+from alpaca.evaluation.quick import DIRECTIONS as QUICK
 from alpaca.evaluation.quick import QuickScores
+from alpaca.evaluation.scores import DIRECTIONS, declared
 from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, trained_parameters
@@ -33,6 +35,7 @@ from alpaca.training.checkpoint import Checkpoints
 from alpaca.training.choices import Choices, choose
 from alpaca.training.guards import memory_advice
 from alpaca.training.loop import Session
+from alpaca.training.metering import DIRECTIONS as PERFORMANCE
 from alpaca.training.metering import Meter, peak_memory_gib
 from alpaca.training.precision import Compute
 from alpaca.training.preparation import Prepared, build_model, prepare
@@ -201,9 +204,9 @@ def _train_and_score(
     if segment.best is not None and segment.progress.best is not None:
         summary |= {"best_step": segment.progress.best["step"], "best_value": segment.progress.best["value"]}
         segment.best.remove()
-    return summary | score_further(
-        session, prepared.held_out, prepared.template, model, tokenizer, layout, after, plan.steps
-    )
+    further = score_further(session, prepared.held_out, prepared.template, model, tokenizer, layout, after, plan.steps)
+    own = declared(summary, {**QUICK, **PERFORMANCE})
+    return summary | further | {DIRECTIONS: own | further[DIRECTIONS]}
 
 
 def _save(

@@ -11,6 +11,8 @@ import pytest
 from commands import Outcome
 from scoring_commands import alpaca_evaluate, copy_of, records
 
+from alpaca.evaluation.harness import directions
+
 
 class _Quiet(ThreadingHTTPServer):
     """A client that hangs up is no error of the server's, and its traceback none of the command's lines."""
@@ -114,6 +116,19 @@ def test_without_the_harness_the_line_says_how_to_install_it(run: Path, tmp_path
     )
 
 
+def test_a_task_of_the_harness_declares_its_directions_and_one_that_does_not_has_none():
+    results = {
+        "mine": {"wer,none": 0.3, "wer_stderr,none": 0.01, "acc,flexible": 0.5, "odd,none": 1.0, "alias": "mine"}
+    }
+    declared = directions(results, {"mine": {"wer": False, "acc": True, "odd": None}})
+    assert declared == {
+        "eval/lm_eval/mine/wer": "lower",
+        "eval/lm_eval/mine/wer_stderr": "neither",
+        "eval/lm_eval/mine/acc_flexible": "higher",
+    }
+    assert directions(results, {}) == {"eval/lm_eval/mine/wer_stderr": "neither"}
+
+
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs the extra lm-eval")
 
 
@@ -135,6 +150,8 @@ def test_the_harness_scores_a_task_of_our_own(run: Path, tmp_path: Path):
     scores = json.loads((run / "summary.json").read_text())
     assert scores["eval/lm_eval/counting/acc"] * 8 == int(scores["eval/lm_eval/counting/acc"] * 8)
     assert scores["eval/lm_eval/counting/acc_stderr"] >= 0
+    assert scores["directions"]["eval/lm_eval/counting/acc"] == "higher"
+    assert scores["directions"]["eval/lm_eval/counting/acc_stderr"] == "neither"
 
 
 @needs_harness

@@ -61,6 +61,8 @@ def test_every_evaluation_without_a_judge_at_once(run: Path, tmp_path: Path):
     assert done.status == 0, done.err
     scores = summary(run)
     assert scores["status"] == "finished"
+    made = {key for key in scores if key.startswith(("eval/", "perf/")) and not key.endswith("_before")}
+    assert scores["directions"].keys() == made
     assert scores["eval/generate/answers"] == 6
     assert scores["eval/safety/requests"] == 6
     assert 0 <= scores["eval/safety/refusal_rate_harmful"] <= 1
