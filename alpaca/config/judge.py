@@ -51,7 +51,9 @@ class JudgeConfig(EngineConfig):
     max_tokens: int = setting(
         512, EVALUATION, "Longest judgement in tokens; models that think first need thousands", at_least=8
     )
-    resamples: int = setting(10_000, EVALUATION, "Bootstrap samples behind the interval", at_least=1000)
+    resamples: int = setting(
+        10_000, EVALUATION, "Bootstrap samples behind the interval of a ratio of scores from 1 to 10", at_least=1000
+    )
     cache: bool = setting(
         True, NOTHING, "Take judgements that earlier runs paid for from the user's cache, and keep new ones there."
     )

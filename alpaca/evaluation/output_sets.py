@@ -16,7 +16,7 @@ KEY = "RUN"
 
 @dataclass(frozen=True)
 class OutputSet:
-    """Tasks with their answers; a row's output is its reference or ""; `generator` is who answered."""
+    """Tasks with their answers, by id; a row's output is its reference or ""; `generator` is who answered."""
 
     rows: list[Row]
     made: list[Made]
@@ -25,13 +25,16 @@ class OutputSet:
 
 
 def read_output_set(path: Path) -> OutputSet:
-    """The outputs of a file, each task once; records whose output is null are left out.
+    """The outputs of a file; records whose output is null, and those that come twice, are left out.
+
+    Where a task has several answers, the second one's id is the task's with `-2` behind it, and so on.
 
     Raises:
         UserError: it cannot be read, has no outputs, or outputs without their instruction.
     """
     rows: dict[str, Row] = {}
     made: dict[str, Made] = {}
+    answers: dict[str, list[str]] = {}
     generators: set[str] = set()
     for record in records_of(str(path), KEY):
         values = record.values
@@ -54,10 +57,13 @@ def read_output_set(path: Path) -> OutputSet:
             text_field(record, "category", KEY, default="") or text_field(record, "dataset", KEY, default=""),
         )
         given = values.get("id")
-        key = given if isinstance(given, str) and given else example_id(row)
-        if key not in rows:
-            rows[key] = row
-            made[key] = _made(text_field(record, "output", KEY), values.get("scores"))
+        task = given if isinstance(given, str) and given else example_id(row)
+        answer = _made(text_field(record, "output", KEY), values.get("scores"))
+        same = answers.setdefault(task, [])
+        if answer.text not in same:
+            same.append(answer.text)
+            key = task if len(same) == 1 else f"{task}-{len(same)}"
+            rows[key], made[key] = row, answer
         generators.add(text_field(record, "generator", KEY, default=""))
     if not rows:
         raise UserError(f"{path}: no outputs in it; give a file of answers with instruction and output")

@@ -1,31 +1,59 @@
 """How far a judge can be trusted: does it favour a position, does it agree with itself, does it favour length. Pure."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from alpaca.evaluation.judging.intervals import Estimate, share_interval, t_interval
+from alpaca.evaluation.judging.intervals import LEVEL, Estimate, share_interval, standard_error, t_interval
 from alpaca.evaluation.judging.pairs import Judged
 
 
 def position_bias(judged: Sequence[Judged]) -> Estimate | None:
-    """Points (of 100) that the first position gets beyond the 50 it should get; None where the order is not known.
+    """Points (of 100) that the first position gets beyond the 50 it should get.
 
     A judgement gives the first position 1, 0.5 or 0. Over both orders of a pair the answers' quality cancels, so the
-    pair's mean is 0.5 for a judge without a preference whatever the answers are; over a random order it cancels on
-    average. The interval is Student's over pairs.
+    pair's mean is 0.5 for a judge without a preference whatever the answers are; the interval is Student's over pairs.
+    Where no pair was judged in both orders, but some in each, quality cancels between those with the model first and
+    those with it second (Welch's interval). Where all have one order, or the order is not known, what the first
+    position gets is the quality of the answer in it, and there is no number: None.
     """
-    values = []
+    both, first, second = [], [], []
     for one in judged:
-        if one.points is None or any(judgement.model_first is None for judgement in one.judgements):
+        orders = {judgement.model_first for judgement in one.judgements}
+        if one.points is None or None in orders:
             continue
-        first = [
-            judgement.points if judgement.model_first else 1 - judgement.points
-            for judgement in one.judgements
-            if judgement.points is not None
-        ]
-        values.append(sum(first) / len(first))
-    return t_interval(np.array(values)).scaled(100, -50) if values else None
+        if orders == {True, False}:
+            gets = [
+                judgement.points if judgement.model_first else 1 - judgement.points
+                for judgement in one.judgements
+                if judgement.points is not None
+            ]
+            both.append(sum(gets) / len(gets))
+        elif orders == {True}:
+            first.append(one.points)
+        else:
+            second.append(one.points)
+    if both:
+        return t_interval(np.array(both)).scaled(100, -50)
+    if len(first) < 2 or len(second) < 2:
+        return None
+    return _half_the_difference(np.array(first), np.array(second)).scaled(100)
+
+
+def _half_the_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """(mean(first) - mean(second)) / 2 with Welch's interval."""
+    from scipy import stats
+
+    found = stats.ttest_ind(first, second, equal_var=False)
+    value, error = (
+        float(first.mean() - second.mean()) / 2,
+        math.hypot(standard_error(first), standard_error(second)) / 2,
+    )
+    if not error:
+        return Estimate(value, error, math.nan, math.nan)
+    bounds = found.confidence_interval(LEVEL)
+    return Estimate(value, error, float(bounds.low) / 2, float(bounds.high) / 2)
 
 
 def consistency(judged: Sequence[Judged]) -> float | None:
@@ -49,11 +77,11 @@ def lengths(judged: Sequence[Judged]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.asarray(points, dtype=float), np.asarray(model), np.asarray(baseline)
 
 
-def longer_wins(judged: Sequence[Judged], *, resamples: int, seed: int) -> Estimate | None:
+def longer_wins(judged: Sequence[Judged]) -> Estimate | None:
     """Share of points that go to the longer answer, over pairs of different length; None where there are none."""
     points, model, baseline = lengths(judged)
     differ = model != baseline
     if not np.any(differ):
         return None
     to_longer = np.where(model > baseline, points, 1 - points)[differ]
-    return share_interval(to_longer, resamples=resamples, seed=seed)
+    return share_interval(to_longer)

@@ -18,9 +18,9 @@ from alpaca.evaluation.judging.asking import JUDGEMENTS, Listener, asked
 from alpaca.evaluation.judging.comparison import Comparison
 from alpaca.evaluation.judging.output_files import MODEL_OUTPUTS, UNNAMED, model_outputs, write_records
 from alpaca.evaluation.judging.replaying import replayed
-from alpaca.evaluation.judging.report import Report, examples_of, report_of
+from alpaca.evaluation.judging.report import DIRECTIONS, Report, examples_of, report_of
 from alpaca.evaluation.judging.settings import SECTION, annotation_files, check_ready
-from alpaca.evaluation.scores import Scores
+from alpaca.evaluation.scores import Scores, declared
 from alpaca.tracking.lock import HeldError, hold
 from alpaca.tracking.run_directory import write_text
 
@@ -61,7 +61,7 @@ def judge(
             found = replayed(answers, settings, files)
         else:
             found = asked(answers, settings, place, references, Listener(say, on_judged))
-        report = report_of(found.judged, resamples=settings.resamples, seed=settings.seed)
+        report = report_of(found.judged)
         if report is None:
             raise RunFailed(_nothing_counts(found, place))
         lines = [*report.lines(), *found.lines]
@@ -73,12 +73,12 @@ def judge(
         write_text(place / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     for line in lines:
         say(line)
-    return Scores(metrics, examples_of(found.judged))
+    return Scores(metrics, examples_of(found.judged), declared(metrics, DIRECTIONS))
 
 
 def _placed(answers: Sequence[Answer], report: Report, entries: list[leaderboard.Entry], place: Path) -> str:
     name = next((answer.generator for answer in answers if answer.generator), UNNAMED)
-    own = leaderboard.own_entry(name, report.rate, report.avg_length)
+    own = leaderboard.own_entry(name, report.rate, [answer.output for answer in answers])
     leaderboard.write_leaderboard(place / leaderboard.FILE, [*entries, own])
     return leaderboard.place_of(report.rate, entries).sentence(report.rate)
 

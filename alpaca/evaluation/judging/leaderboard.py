@@ -8,6 +8,7 @@ baseline and instructions are the leaderboard's.
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,13 @@ def place_of(rate: WinRate, entries: list[Entry]) -> Place:
     return Place(len(better) + 1, len(entries) + 1, better[-1] if better else None, worse[0] if worse else None)
 
 
-def own_entry(name: str, rate: WinRate, avg_length: float) -> Entry:
-    """A result as a line of the leaderboard."""
+def own_entry(name: str, rate: WinRate, outputs: Sequence[str]) -> Entry:
+    """A result as a line of the leaderboard.
+
+    Args:
+        outputs: all of the model's, judged or not: the official average length is the whole part of their mean number
+            of characters.
+    """
     values: dict[str, Any] = {
         "win_rate": rate.win_rate,
         "standard_error": rate.standard_error,
@@ -110,7 +116,7 @@ def own_entry(name: str, rate: WinRate, avg_length: float) -> Entry:
         "n_total": rate.n_total,
         "discrete_win_rate": rate.discrete_win_rate,
         "mode": "community",
-        "avg_length": round(avg_length),
+        "avg_length": sum(map(len, outputs)) // len(outputs),
     }
     return Entry(name, rate.win_rate, {key: str(value) for key, value in values.items()})
 

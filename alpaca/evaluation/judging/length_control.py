@@ -15,7 +15,7 @@ covariance is the sandwich A⁻¹ B A⁻¹ × n / (n - 2), with A the penalised 
 so that it holds for points that are no coin flips; the interval is σ(θ ± t(n - 2) se(θ)).
 
 This is the model of AlpacaEval 2 without its term for the instruction's difficulty, which needs judgements
-of many models on the same instructions.
+of many models on the same instructions: another number, 6.6 points from the official column on average over 56 models.
 """
 
 import math
@@ -29,6 +29,7 @@ RIDGE = 0.01
 _STEPS = 50
 _CONVERGED = 1e-12
 FEWEST = 10  # pairs, below which a regression of two numbers says nothing
+FEWEST_OF_A_KIND = 5  # points won, and points lost, below which the sandwich's interval is far too narrow
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ def fit(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def length_control(x: np.ndarray, y: np.ndarray) -> LengthControl | None:
-    """The fit as it is reported; None for fewer than `FEWEST` pairs, or where lengths do not differ."""
+    """The fit as it is reported; None for fewer than `FEWEST` pairs, or where lengths do not differ.
+
+    Where the model won or lost fewer than `FEWEST_OF_A_KIND` points there is no interval: simulated ones held the truth
+    in 63 % of cases at 24 pairs and a rate of 97 %.
+    """
     if len(y) < FEWEST or not np.any(x):
         return None
     from scipy import stats
@@ -75,6 +80,8 @@ def length_control(x: np.ndarray, y: np.ndarray) -> LengthControl | None:
     beta, covariance = fit(x, y)
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(y) - 2)) * np.sqrt(np.diag(covariance))
     share, phi = float(_sigmoid(beta[0])), float(beta[1])
+    if min(float(np.sum(y)), float(np.sum(1 - y))) < FEWEST_OF_A_KIND:
+        return LengthControl(Estimate(share, *[math.nan] * 3), Estimate(phi, *[math.nan] * 3))
     error = share * (1 - share) * math.sqrt(covariance[0, 0])
     low, high = float(_sigmoid(beta[0] - half[0])), float(_sigmoid(beta[0] + half[0]))
     return LengthControl(

@@ -35,6 +35,13 @@ def _preferences(answers: Sequence[Answer], settings: JudgeConfig, files: list[s
     keep = drawn([one.pair.id for one in found.judged], settings.rows, settings.seed)
     judged = [one for one in found.judged if one.pair.id in keep]
     lines = [f"replayed {len(judged):,} judgements of {shown}"]
+    if found.unmatched:
+        lines.append(
+            f"{found.unmatched:,} of {len(stored):,} annotations there judge other tasks or other outputs and do not "
+            "count"
+        )
+    if found.null:
+        lines.append(f"{found.null:,} annotations have no preference and do not count")
     if found.unjudged:
         lines.append(f"{found.unjudged:,} of {len(answers):,} answers have no judgement there and are left out")
     facts = {
@@ -49,17 +56,19 @@ def _preferences(answers: Sequence[Answer], settings: JudgeConfig, files: list[s
 def _scores(answers: Sequence[Answer], settings: JudgeConfig, files: list[str]) -> Comparison:
     shown = ", ".join(files)
     records = [record for file in files for record in score_files.read_scores(file)]
-    pairs = score_files.scored_pairs(records, answers, _baseline_ids(settings.baseline, answers), shown)
+    pairs, unmatched = score_files.scored_pairs(records, answers, _baseline_ids(settings.baseline, answers), shown)
     found = {pair.answer.id for pair in pairs}
     keep = drawn(sorted(found), settings.rows, settings.seed)
     pairs = [pair for pair in pairs if pair.answer.id in keep]
     ratio = score_files.score_ratio(pairs, resamples=settings.resamples, seed=settings.seed)
     lines = [ratio_line(ratio)]
+    if unmatched:
+        lines.append(f"{unmatched:,} of {len(records):,} scores there are of other answers and do not count")
     unjudged = len({answer.id for answer in answers} - found)
     if unjudged:
         lines.append(f"{unjudged:,} of {len(answers):,} answers have no score there and are left out")
     metrics = {**ratio_metrics(ratio), f"{PREFIX}unjudged": float(unjudged)}
-    return Comparison(score_files.judged_of(pairs), {"replayed": files}, metrics, lines)
+    return Comparison(score_files.judged_of(pairs), {"replayed": files, "unmatched": unmatched}, metrics, lines)
 
 
 def _baseline_ids(baseline: str, answers: Sequence[Answer]) -> set[str] | None:

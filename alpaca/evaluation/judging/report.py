@@ -14,9 +14,22 @@ from alpaca.evaluation.judging.length_control import LengthControl, length_contr
 from alpaca.evaluation.judging.pairs import Judged, full_instruction
 from alpaca.evaluation.judging.score_files import Ratio
 from alpaca.evaluation.judging.win_rate import WinRate, win_rate
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
 
 PREFIX = "eval/judge/"
 FEWEST_FOR_A_PART = 2
+_OF_THE_MODEL = ("win_rate", "discrete_win_rate", "length_controlled_win_rate", "score_ratio")
+_PER_ORDER = ("score_ratio_model_first", "score_ratio_model_second")
+DIRECTIONS = {  # all other numbers are about the judge, or count something
+    **{
+        f"{PREFIX}{name}{end}": HIGHER
+        for name in _OF_THE_MODEL
+        for end in ("", "_low", "_high", "/*", "_low/*", "_high/*")
+    },
+    **{f"{PREFIX}{name}": HIGHER for name in _PER_ORDER},
+    f"{PREFIX}cost_usd": LOWER,
+    f"{PREFIX}*": NEITHER,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class Report:
 
     Attributes:
         rate: as AlpacaEval publishes it.
-        interval: the win rate's 95 % bootstrap interval over pairs.
+        interval: the win rate's 95 % interval over pairs.
         parts: the same for each data set, where there are several.
         incomplete: pairs that do not count, since a judgement is missing; `unread` and `lost` say how many are.
         same: pairs with equal texts, drawn without asking.
@@ -112,33 +125,29 @@ class Report:
         return found
 
 
-def report_of(judged: Sequence[Judged], *, resamples: int, seed: int) -> Report | None:
+def report_of(judged: Sequence[Judged]) -> Report | None:
     """The report on all pairs; None where not one of them counts."""
-    counted = [(one, one.points) for one in judged if one.points is not None]
+    counted = [one for one in judged if one.points is not None]
     if not counted:
         return None
-    points = np.array([value for _, value in counted])
-    parts: dict[str, list[float]] = defaultdict(list)
-    for one, value in counted:
-        parts[one.pair.dataset].append(value)
+    parts: dict[str, list[Judged]] = defaultdict(list)
+    for one in counted:
+        parts[one.pair.dataset].append(one)
     judgements = [judgement for one in judged for judgement in one.judgements]
     with_lengths, model, baseline = lengths(judged)
 
-    def rated(values: np.ndarray) -> tuple[WinRate, Estimate]:
-        return win_rate(values), share_interval(values, resamples=resamples, seed=seed).scaled(100)
-
-    rate, interval = rated(points)
+    rate, interval = _rated(counted)
     several = len([name for name in parts if name]) > 1
     named = {name or "other": values for name, values in sorted(parts.items()) if len(values) >= FEWEST_FOR_A_PART}
     return Report(
         rate=rate,
         interval=interval,
-        parts={name: rated(np.array(values)) for name, values in named.items()} if several else {},
+        parts={name: _rated(values) for name, values in named.items()} if several else {},
         position=position_bias(judged),
         consistency=consistency(judged),
         length=length_control(length_feature(model, baseline), with_lengths) if len(with_lengths) else None,
-        longer_wins=longer_wins(judged, resamples=resamples, seed=seed),
-        avg_length=float(np.mean([len(one.pair.model) for one, _ in counted])),
+        longer_wins=longer_wins(judged),
+        avg_length=float(np.mean([len(one.pair.model) for one in counted])),
         avg_length_baseline=float(np.mean(baseline)) if len(baseline) else None,
         judgements=len(judgements),
         incomplete=len(judged) - len(counted),
@@ -146,6 +155,18 @@ def report_of(judged: Sequence[Judged], *, resamples: int, seed: int) -> Report 
         lost=sum(judgement.lost for judgement in judgements),
         same=sum(one.unasked for one in judged),
     )
+
+
+def _rated(counted: Sequence[Judged]) -> tuple[WinRate, Estimate]:
+    """The published rate over all judgements; the interval over pairs, of which one may have been judged repeatedly."""
+    by_pair: dict[str, list[float]] = defaultdict(list)
+    for one in counted:
+        if one.points is not None:
+            by_pair[one.pair.id].append(one.points)
+    means = np.array([sum(points) / len(points) for points in by_pair.values()])
+    times = np.array([len(points) for points in by_pair.values()], dtype=float)
+    every = np.array([value for points in by_pair.values() for value in points])
+    return win_rate(every), share_interval(means, times).scaled(100)
 
 
 def ratio_metrics(ratio: Ratio) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A record has `answer1_id`, `answer2_id` and `score`, two numbers; -1 is a score that could not be read. The
 records say nothing about models: an answer is known by its id. Ids stand in answer files (`answer_id`), or are
-made from the answer's text (a version-5 UUID in base 57), so a text finds its scores again.
+made from the answer's text (a version-5 UUID in base 57), so a text finds its scores again. One text may answer several
+questions, and a question may have several answers, so scores belong to question (`question_id`) and answers.
 
 The result is the ratio of score sums, in per cent of the baseline's, for each order, and the mean of the two:
 judges favour a position, so one order alone is not enough.
@@ -32,11 +33,15 @@ _TEXTS = ("generation_truncated", "generation", "output", "text")
 
 @dataclass(frozen=True)
 class Scored:
-    """One record: the ids of the two answers in their order, and their scores; None where they could not be read."""
+    """One record: the ids of the two answers in their order, and their scores; None where they could not be read.
+
+    `question` is "" in files that do not say.
+    """
 
     first: str
     second: str
     scores: tuple[float, float] | None
+    question: str = ""
 
 
 @dataclass
@@ -44,6 +49,7 @@ class ScoredPair:
     """Scores of one pair of answers: (model, baseline) for each time the model stood first, and second."""
 
     answer: Answer
+    question: str = ""
     model_first: list[tuple[float, float] | None] = field(default_factory=list)
     model_second: list[tuple[float, float] | None] = field(default_factory=list)
 
@@ -94,8 +100,8 @@ def ids_of(path: str, key: str) -> set[str]:
 
 def scored_pairs(
     records: Sequence[Scored], answers: Sequence[Answer], baseline: set[str] | None, source: str
-) -> list[ScoredPair]:
-    """Scores of the answers, by pair of answer ids.
+) -> tuple[list[ScoredPair], int]:
+    """Scores of the answers, by question and pair of answer ids; and how many records score other answers.
 
     Args:
         baseline: ids of the baseline's answers; None takes whatever the answers were scored against.
@@ -103,29 +109,39 @@ def scored_pairs(
     Raises:
         UserError: no answer is scored; says how many ids overlap.
     """
-    mine: dict[str, Answer] = {}
+    mine: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
-        for known in (answer.id, answer_id(answer.output), answer_id(answer.output.strip())):
-            mine.setdefault(known, answer)
-    pairs: dict[tuple[str, str], ScoredPair] = {}
-    against: dict[str, set[str]] = defaultdict(set)
+        for known in {answer.id, answer_id(answer.output), answer_id(answer.output.strip())}:
+            mine[known].append(answer)
+    pairs: dict[tuple[str, str, str], ScoredPair] = {}
+    asked: dict[str, list[str]] = defaultdict(
+        list
+    )  # questions of each answer id, in order: the n-th has the n-th answer
+    against: dict[tuple[str, str], set[str]] = defaultdict(set)
+    unmatched = 0
     for record in records:
         for me, other, first in ((record.first, record.second, True), (record.second, record.first, False)):
             if me not in mine or (baseline is not None and other not in baseline):
                 continue
-            against[mine[me].id].add(other)
-            pair = pairs.setdefault((me, other), ScoredPair(mine[me]))
+            if record.question not in asked[me]:
+                asked[me].append(record.question)
+            place = min(asked[me].index(record.question), len(mine[me]) - 1)
+            answer = next((each for each in mine[me] if each.id == record.question), mine[me][place])
+            against[record.question, me].add(other)
+            pair = pairs.setdefault((record.question, me, other), ScoredPair(answer, record.question))
             given = record.scores if first or record.scores is None else record.scores[::-1]
             (pair.model_first if first else pair.model_second).append(given)
             break
+        else:
+            unmatched += 1
     if not pairs:
         raise UserError(_nothing_matched(records, set(mine), baseline, source, len(answers)))
     if crowded := next((one for one, others in against.items() if len(others) > 1), None):
         raise UserError(
-            f"{KEY}={source}: answer {crowded} is scored against {len(against[crowded])} others; name the answers of "
-            f"one model with {SECTION}.baseline=FILE"
+            f"{KEY}={source}: answer {crowded[1]} is scored against {len(against[crowded])} others; name the answers "
+            f"of one model with {SECTION}.baseline=FILE"
         )
-    return list(pairs.values())
+    return list(pairs.values()), unmatched
 
 
 def score_ratio(pairs: Sequence[ScoredPair], *, resamples: int, seed: int) -> Ratio:
@@ -184,11 +200,12 @@ def _scored(record: Record) -> Scored:
             f"{KEY}: {record.where}: score is {score!r}; it must be two numbers from 1 to 10, such as [8, 9]"
         )
     assert isinstance(score, list)
+    question = "" if values.get("question_id") is None else str(values["question_id"])
     if UNREAD in score:
-        return Scored(str(ids[0]), str(ids[1]), None)
+        return Scored(str(ids[0]), str(ids[1]), None, question)
     if not all(0 <= one <= 10 for one in score):
         raise UserError(f"{KEY}: {record.where}: score is {score}; scores go from 1 to 10, or are -1 where unread")
-    return Scored(str(ids[0]), str(ids[1]), (float(score[0]), float(score[1])))
+    return Scored(str(ids[0]), str(ids[1]), (float(score[0]), float(score[1])), question)
 
 
 def _is_number(value: object) -> bool:

@@ -18,6 +18,7 @@ from alpaca.evaluation.answers import Answer
 from alpaca.evaluation.judging.command import judge
 from alpaca.evaluation.judging.score_files import answer_id
 from alpaca.evaluation.judging.win_rate import NoPreference, points_of, win_rate
+from alpaca.evaluation.output_sets import read_output_set
 from alpaca.evaluation.scores import Scores
 
 
@@ -220,6 +221,7 @@ def test_a_run_is_placed_beside_the_public_leaderboard(tmp_path: Path):
     with (tmp_path / "judge" / "leaderboard.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row[""] for row in rows] == ["gpt4", "alpaca", "alpaca-7b", "pythia"]
+    assert rows[1]["avg_length"] == str(int(np.mean([len(answer.output) for answer in answers])))
     assert rows[1]["n_wins"] == "3"
     assert rows[2]["standard_error"] == "1.54"
     for content, expected in (
@@ -229,6 +231,29 @@ def test_a_run_is_placed_beside_the_public_leaderboard(tmp_path: Path):
     ):
         (tmp_path / "bad.csv").write_text(content)
         assert expected in refused(answers, tmp_path / "judge", file, leaderboard=str(tmp_path / "bad.csv"))
+
+
+def test_the_average_length_of_a_leaderboard_is_cut_not_rounded_and_of_all_outputs(tmp_path: Path):
+    """As the official tool writes it: the whole part of the mean number of characters of all outputs."""
+    answers = [Answer(str(n), f"Task {n}.", "", "x" * length) for n, length in enumerate((10, 11, 11, 20))]
+    (tmp_path / "board.csv").write_text(LEADERBOARD)
+    file = written(tmp_path / "a.json", [annotation(a, 2) for a in answers[:3]])
+    replayed(answers, tmp_path / "judge", file, leaderboard=str(tmp_path / "board.csv"))
+    with (tmp_path / "judge" / "leaderboard.csv").open() as stream:
+        lengths = {row[""]: row["avg_length"] for row in csv.DictReader(stream)}
+    assert lengths["alpaca"] == "13"
+
+
+def test_annotations_that_do_not_count_are_said_with_their_number(tmp_path: Path):
+    answers = answers_to(5)
+    others = [annotation(a, 2, output_2=f"another {a.output}") for a in answers[:2]]
+    file = written(
+        tmp_path / "a.json", [*(annotation(a, 2) for a in answers[:3]), *others, annotation(answers[0], None)]
+    )
+    _, said = replayed(answers, tmp_path / "judge", file)
+    assert "2 of 6 annotations there judge other tasks or other outputs and do not count" in said
+    assert "1 annotations have no preference and do not count" in said
+    assert "2 of 5 answers have no judgement there and are left out" in said
 
 
 def score(first: str, second: str, *scores: float) -> dict[str, Any]:
@@ -291,3 +316,39 @@ def test_scores_of_other_answers_are_refused_and_several_baselines_want_a_name(t
     assert scores.metrics["eval/judge/score_ratio"] == pytest.approx(100 * 8 / 9)
     mixed = [many, written(tmp_path / "a.json", [annotation(a, 2) for a in answers])]
     assert "give one kind at a time" in refused(answers, tmp_path / "judge", mixed)
+
+
+def test_scores_belong_to_question_and_answer(tmp_path: Path):
+    """One text answers two questions, and one question has two answers: no score overwrites another."""
+    answers = [
+        Answer("q1", "Is water wet?", "", "Yes."),
+        Answer("q2", "Is fire hot?", "", "Yes."),
+        Answer("q3", "Name a colour.", "", "Red."),
+        Answer("q3-2", "Name a colour.", "", "Blue."),
+    ]
+    yes, red, blue = (answer_id(text) for text in ("Yes.", "Red.", "Blue."))
+    records = [
+        {**score(yes, "other", 8, 4), "question_id": 1}, {**score(yes, "other", 2, 4), "question_id": 2},
+        {**score(red, "other", 6, 3), "question_id": 3}, {**score("other", blue, 3, 9), "question_id": 3},
+        {**score("x", "y", 1, 9), "question_id": 4},
+    ]  # fmt: skip
+    scores, said = replayed(answers, tmp_path / "judge", written(tmp_path / "ab.jsonl", records))
+    assert {each["id"]: each["scores"]["win"] for each in scores.examples} == {"q1": 1, "q2": 0, "q3": 1, "q3-2": 1}
+    assert scores.metrics["eval/judge/n_total"] == 4
+    assert "1 of 5 scores there are of other answers and do not count" in said
+
+
+def test_several_answers_to_a_task_in_one_file_are_all_scored(tmp_path: Path):
+    file = tmp_path / "outputs.json"
+    records = [{"instruction": "Name a colour.", "output": text} for text in ("Red.", "Blue.", "Red.")]
+    written(file, records)
+    found = read_output_set(file)
+    assert [one.text for one in found.made] == ["Red.", "Blue."]
+    assert found.ids[1] == f"{found.ids[0]}-2"
+    answers = [
+        Answer(key, row.instruction, "", one.text)
+        for key, row, one in zip(found.ids, found.rows, found.made, strict=True)
+    ]
+    judged = written(tmp_path / "a.json", [annotation(a, p) for a, p in zip(answers, (2, 1), strict=True)])
+    scores, _ = replayed(answers, tmp_path / "judge", judged)
+    assert (scores.metrics["eval/judge/win_rate"], scores.metrics["eval/judge/n_total"]) == (50.0, 2)

@@ -8,8 +8,6 @@ from scipy import optimize, stats
 
 from alpaca.evaluation.judging.biases import consistency, longer_wins, position_bias
 from alpaca.evaluation.judging.intervals import (
-    bootstrap_interval,
-    bootstrap_means,
     share_interval,
     standard_error,
     t_interval,
@@ -35,39 +33,53 @@ def test_standard_error_and_t_interval_are_scipys():
     assert math.isnan(t_interval(np.array([1.0])).low)
 
 
-def test_bootstrap_means_have_the_moments_of_resampling():
-    values = np.random.default_rng(1).random(50)
-    means = bootstrap_means(values, resamples=40_000, seed=3)
-    assert len(means) == 40_000
-    assert means.mean() == pytest.approx(values.mean(), abs=4 * values.std() / math.sqrt(50 * 40_000))
-    assert means.std() == pytest.approx(values.std() / math.sqrt(50), rel=0.02)
-    assert np.array_equal(means, bootstrap_means(values, resamples=40_000, seed=3))
+def points_of_pairs(pairs: int, truth: float, kind: str, seed: int = 0) -> np.ndarray:
+    """(SIMULATIONS, pairs) points: one verdict, the mean over two orders, or a probability."""
+    generator = np.random.default_rng([seed, pairs, int(1000 * truth)])
+    if kind == "probabilities":
+        return generator.beta(3 * truth, 3 * (1 - truth), (SIMULATIONS, pairs))
+    chance = generator.beta(4 * truth, 4 * (1 - truth), (SIMULATIONS, pairs))  # of each pair, the same in both orders
+    verdicts = [(generator.random(chance.shape) < chance) * 1.0 for _ in range(2)]
+    return verdicts[0] if kind == "one verdict" else (verdicts[0] + verdicts[1]) / 2
 
 
-def test_the_bootstrap_interval_is_scipys_but_for_the_divisor():
-    values = (np.random.default_rng(2).random(80) < 0.4) * 1.0
-    low, high = bootstrap_interval(values, resamples=20_000, seed=0)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=0).confidence_interval
-    wider = math.sqrt(80 / 79)
-    assert low == pytest.approx(values.mean() + wider * (theirs.low - values.mean()), abs=0.006)
-    assert high == pytest.approx(values.mean() + wider * (theirs.high - values.mean()), abs=0.006)
+@pytest.mark.parametrize("kind", ["one verdict", "both orders", "probabilities"])
+@pytest.mark.parametrize(("pairs", "truth"), [(24, 0.03), (24, 0.9), (24, 0.98), (40, 0.5), (100, 0.3), (200, 0.99)])
+def test_win_rate_intervals_cover_the_truth_near_0_and_100_too(pairs: int, truth: float, kind: str):
+    found = [share_interval(points) for points in points_of_pairs(pairs, truth, kind)[:300]]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= COVERED[0]
+    widths = np.mean([one.high - one.low for one in found])
+    exact = [stats.binomtest(won, pairs).proportion_ci(method="exact") for won in range(pairs + 1)]
+    expected = np.dot(stats.binom.pmf(range(pairs + 1), pairs, truth), [one.high - one.low for one in exact])
+    assert widths <= 1.05 * expected
 
 
-@pytest.mark.parametrize(("pairs", "truth"), [(40, 0.5), (100, 0.3), (200, 0.85)])
-def test_win_rate_intervals_cover_the_truth_in_95_percent_of_simulations(pairs: int, truth: float):
-    generator = np.random.default_rng(pairs)
-    chance = generator.beta(4 * truth, 4 * (1 - truth), (pairs, SIMULATIONS))  # of each pair, the same in both orders
-    points = sum((generator.random(chance.shape) < chance) / 2 for _ in range(2))
-    low, high = bootstrap_interval(points, resamples=1500, seed=0)
-    assert COVERED[0] <= np.mean((low <= truth) & (truth <= high)) <= COVERED[1]
+def test_of_wins_and_losses_the_interval_is_the_exact_one():
+    for won, lost in ((1, 29), (17, 7), (23, 1)):
+        found = share_interval(np.repeat([1.0, 0.0], [won, lost]))
+        exact = stats.binomtest(won, won + lost).proportion_ci(method="exact")
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_a_pair_judged_several_times_is_one_pair_of_the_interval():
+    judged = [Judged(pair(number), (Judgement(float(number % 2)),)) for number in range(20)]
+    once, repeated = report_of(judged), report_of(judged * 5)
+    assert once is not None
+    assert repeated is not None
+    assert (repeated.interval.low, repeated.interval.high) == pytest.approx((once.interval.low, once.interval.high))
+    assert repeated.rate.n_total == 100
+    uneven = report_of([*judged, *judged[:1] * 30])
+    assert uneven is not None
+    assert uneven.rate.win_rate == pytest.approx(20.0)
+    assert uneven.interval.high - uneven.interval.low > once.interval.high - once.interval.low
 
 
 def test_where_all_agree_the_exact_bound_stands_in():
     for n in (1, 5, 30):
-        won = share_interval(np.ones(n), resamples=1000, seed=0)
+        won = share_interval(np.ones(n))
         exact = stats.binomtest(n, n).proportion_ci(method="exact")
         assert (won.low, won.high) == pytest.approx((exact.low, exact.high))
-        lost = share_interval(np.zeros(n), resamples=1000, seed=0)
+        lost = share_interval(np.zeros(n))
         assert (lost.low, lost.high) == pytest.approx((0, 1 - exact.low))
 
 
@@ -120,6 +132,7 @@ def test_perfect_separation_stays_finite_and_says_so_by_its_interval():
     won = length_control(x, np.ones(40))
     assert won is not None
     assert 0.99 < won.share.value < 1
+    assert math.isnan(won.share.low)
 
 
 def test_no_length_control_without_different_lengths_or_enough_pairs():
@@ -148,6 +161,29 @@ def test_position_bias_is_what_the_first_position_gets_beyond_a_half():
     assert consistency([both(0, 1.0, 0.0), both(1, 1.0, 1.0), both(2, None, 1.0)]) == 0.5
 
 
+def test_one_order_alone_is_quality_and_no_bias():
+    good = [Judged(pair(number), (Judgement(float(number % 4 > 0), True),)) for number in range(20)]
+    assert position_bias(good) is None
+    report = report_of(good)
+    assert report is not None
+    assert "eval/judge/position_bias" not in report.metrics()
+    assert "first position" not in " ".join(report.lines())
+
+
+def test_a_drawn_order_cancels_quality_however_the_draw_fell():
+    """A fair judge of a model that wins 80 %, with the model first in 15 of 20 pairs."""
+    points = [1.0, 1.0, 1.0, 1.0, 0.0] * 4
+    judged = [Judged(pair(n), (Judgement(value, n < 15),)) for n, value in enumerate(points)]
+    found = position_bias(judged)
+    assert found is not None
+    assert found.value == pytest.approx(0)
+    assert found.low < 0 < found.high
+    partial = [*judged, both(20, 1.0, 0.0), both(21, 1.0, 1.0)]
+    only_both = position_bias(partial)
+    assert only_both is not None
+    assert only_both.value == pytest.approx(25)
+
+
 def test_position_intervals_cover_the_truth_in_95_percent_of_simulations():
     generator = np.random.default_rng(7)
     covered = 0
@@ -167,35 +203,35 @@ def test_the_longer_answer_is_counted_whichever_side_it_is_on():
         both(2, 1.0, 0.0, model="m", baseline="long"),
         both(3, 1.0, 1.0, model="same", baseline="size"),
     ]
-    found = longer_wins(judged, resamples=1000, seed=0)
+    found = longer_wins(judged)
     assert found is not None
     assert found.value == pytest.approx(2.5 / 3)
 
 
 def test_a_pair_with_a_missing_verdict_does_not_count():
-    report = report_of([both(0, 1.0, None), both(1, 1.0, 1.0), both(2, 0.0, 1.0)], resamples=1000, seed=0)
+    report = report_of([both(0, 1.0, None), both(1, 1.0, 1.0), both(2, 0.0, 1.0)])
     assert report is not None
     assert (report.rate.n_total, report.incomplete, report.unread) == (2, 1, 1)
     assert report.rate.win_rate == 75.0
-    assert report_of([both(0, None, 1.0)], resamples=1000, seed=0) is None
+    assert report_of([both(0, None, 1.0)]) is None
 
 
 def test_parts_are_reported_where_there_are_several():
     judged = [both(i, 1.0, float(i % 2), dataset="ab"[i % 2]) for i in range(20)]
-    report = report_of(judged, resamples=1000, seed=0)
+    report = report_of(judged)
     assert report is not None
     metrics = report.metrics()
     assert metrics["eval/judge/win_rate/a"] == 50.0
     assert metrics["eval/judge/win_rate/b"] == 100.0
     assert metrics["eval/judge/win_rate_low/b"] == pytest.approx(100 * 0.025**0.1)
     assert metrics["eval/judge/win_rate"] == 75.0
-    one = report_of([both(i, 1.0, 1.0, dataset="a") for i in range(4)], resamples=1000, seed=0)
+    one = report_of([both(i, 1.0, 1.0, dataset="a") for i in range(4)])
     assert one is not None
     assert not one.parts
 
 
 def test_no_metric_is_not_a_number():
-    report = report_of([both(0, 1.0, 0.0)], resamples=1000, seed=0)
+    report = report_of([both(0, 1.0, 0.0)])
     assert report is not None
     assert all(math.isfinite(value) for value in report.metrics().values())
     assert report.lines()
