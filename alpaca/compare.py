@@ -22,6 +22,8 @@ def _compare(options: argparse.Namespace) -> None:
         filters=options.filter,
         force=options.force,
         output=options.output,
+        lower=options.lower,
+        higher=options.higher,
     )
     if options.wandb_report:
         from alpaca.report.wandb_source import publish
@@ -41,6 +43,14 @@ def parser() -> commands.Parser:
     )
     made.add_argument("--baseline", metavar="KEY=VALUE,...", help="the variant to compare with (first run or job)")
     made.add_argument("--metric", action="append", default=[], metavar="NAME", help="a metric to compare; repeatable")
+    for way in ("lower", "higher"):
+        made.add_argument(
+            f"--{way}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"a metric of which {way} is better; repeatable",
+        )
     made.add_argument(
         "--filter", action="append", default=[], metavar="KEY=VALUE", help="only runs with this setting; repeatable"
     )

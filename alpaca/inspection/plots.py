@@ -92,6 +92,10 @@ def histogram(edges: Sequence[int], counts: Sequence[int], max_length: int) -> s
             note = f"{first + 1} to {last} tokens: {count:,} examples"
             size = f'x="{x + 0.5:.1f}" y="{floor - high:.1f}" width="{wide - 1:.1f}" height="{max(high, 1):.1f}"'
             parts.append(f'<rect class="bar" {size}><title>{note}</title></rect>')
+    for part in (1, 2):
+        y = floor - (floor - 24) / part
+        parts.append(f'<line class="limit" x1="0" x2="6" y1="{y:.0f}" y2="{y:.0f}"/>')
+        parts.append(f'<text class="tick" x="9" y="{y + 4:.0f}">{tallest / part:,.{tallest % part}f} examples</text>')
     for number in range(5):
         value, anchor = span * number // 4, ("start", "middle", "middle", "middle", "end")[number]
         place = width * value / span

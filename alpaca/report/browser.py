@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alpaca.evaluation.scores import HIGHER, LOWER
 from alpaca.report.pair import mean_scores
-from alpaca.report.records import Comparison, lower_is_better
+from alpaca.report.records import Comparison
 from alpaca.report.wording import clipped, mark, shown
 
 EXAMPLES = 128  # shown at most
@@ -16,6 +17,7 @@ CLIPS = (1500, 700, 300)  # characters of a text: the longest that keeps within 
 BUDGET = 1_200_000  # bytes of all examples
 EXCERPT = 110  # characters of a prompt in its heading
 OPEN = 3  # examples that are open at first
+SIGNS = {LOWER: -1, HIGHER: 1}  # what a gain is; 0 where neither way is better
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def _controls(comparison: Comparison, metrics: Sequence[str]) -> str:
         )
         for chosen in (0, second)
     )
+    signs = [SIGNS.get(comparison.directions.get(name, ""), 0) for name in metrics]
     scores = "".join(
-        f'<option value="{index}" data-sign="{-1 if lower_is_better(name) else 1}">{shown(name)}</option>'
-        for index, name in enumerate(metrics)
+        f'<option value="{index}" data-sign="{sign}">{shown(name)}</option>'
+        for index, (name, sign) in enumerate(zip(metrics, signs, strict=True))
     )
     by_score = (
         f"""<label>Score <select id="metric">{scores}</select></label>
@@ -101,9 +104,9 @@ def _block(comparison: Comparison, metrics: Sequence[str], example: _Example, he
     answers = "".join(
         f'<div class="answer" data-variant="{index}" data-scores="{_numbers(example.scores[index])}">'
         f'<h3><span class="mark v{index % 8}">{mark(index)}</span> {shown(each.label)}</h3>'
-        f"{_scores(metrics, example.scores[index])}{_text(example.answers[index], clip)}</div>"
+        f"{_scores(metrics, example.scores[index])}{_answer(example.answers[index], clip)}</div>"
         for index, each in enumerate(comparison.variants)
-        if example.answers[index] is not None
+        if example.answers[index] is not None or any(value is not None for value in example.scores[index])
     )
     return (
         f'<details class="example"><summary><span class="gain"></span>{shown(head)}</summary>'
@@ -111,6 +114,10 @@ def _block(comparison: Comparison, metrics: Sequence[str], example: _Example, he
         f'<p class="soft">Reference</p>{_text(example.reference, clip)}'
         f'<div class="answers">{answers}</div></details>\n'
     )
+
+
+def _answer(text: str | None, clip: int) -> str:
+    return '<p class="soft">(no answer was generated)</p>' if text is None else _text(text, clip)
 
 
 def _text(text: str | None, clip: int) -> str:

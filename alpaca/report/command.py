@@ -32,6 +32,8 @@ def compare_places(
     filters: Sequence[str] = (),
     force: bool = False,
     output: Path | None = None,
+    lower: Sequence[str] = (),
+    higher: Sequence[str] = (),
 ) -> tuple[Comparison, Path]:
     """Compare all runs in `places`, print the result and write it; returns it and the folder.
 
@@ -39,7 +41,7 @@ def compare_places(
         UserError: no runs, runs that cannot be compared, or a folder that cannot be written.
     """
     found = _filtered(_read(places), filters)
-    comparison = compare(found, baseline=baseline, metrics=metrics, force=force)
+    comparison = compare(found, baseline=baseline, metrics=metrics, force=force, lower=lower, higher=higher)
     console = Console(width=_width(), highlight=False)
     two = pair.pair_of(comparison)
     folder = output or _default_output(found)

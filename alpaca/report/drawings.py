@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from alpaca.evaluation.scores import HIGHER, LOWER
 from alpaca.report.curves import Point
 from alpaca.report.records import BETTER, WORSE, Difference
 from alpaca.report.wording import clipped, shown
@@ -19,7 +20,7 @@ COLOURS = 8  # variants with a colour of their own
 LETTER = 12  # height of a label
 ROW = 36  # of the forest plot
 LABEL = 58  # characters of a label that fit a row
-TICKS = 4
+TICKS = 6  # on an axis, at most
 SAID = 2000  # characters of a description
 
 
@@ -58,18 +59,21 @@ class _Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def forest(name: str, metric: str, lines: Sequence[tuple[str, str, Difference]], lower: bool) -> str:
-    """Differences to the baseline with their intervals, one row for each variant; nothing where none is known."""
+def forest(name: str, metric: str, lines: Sequence[tuple[str, str, Difference]], direction: str) -> str:
+    """Differences to the baseline with their intervals, one row for each variant; nothing where none differs."""
     known = [(mark, label, each) for mark, label, each in lines if _finite(each.estimate)]
     if not known:
         return ""
-    ends = [end for _, _, each in known for end in (each.estimate, each.low, each.high) if _finite(end)]
-    axis = _axis([0.0, *(end for end in ends if end is not None)], 14, WIDTH - 14)
+    ends = [end for _, _, each in known for end in (each.estimate, each.low, each.high) if end and _finite(end)]
+    if not ends:  # all are 0
+        return ""
+    axis = _axis([0.0, *ends], 14, WIDTH - 14)
     floor = 24 + ROW * len(known)
+    left, right = {LOWER: ("better", "worse"), HIGHER: ("worse", "better")}.get(direction, ("lower", "higher"))
     parts = [
         f'<line class="zero" x1="{axis.at(0):.1f}" x2="{axis.at(0):.1f}" y1="20" y2="{floor}"/>',
-        f'<text class="soft" x="0" y="12">← {"better" if lower else "worse"}</text>',
-        f'<text class="soft" x="{WIDTH}" y="12" text-anchor="end">{"worse" if lower else "better"} →</text>',
+        f'<text class="soft" x="0" y="12">← {left}</text>',
+        f'<text class="soft" x="{WIDTH}" y="12" text-anchor="end">{right} →</text>',
     ]
     for number, (mark, label, each) in enumerate(known):
         y = 24 + ROW * number
@@ -188,19 +192,22 @@ def _ticks_below(axis: _Axis, floor: float) -> str:
 
 def _ticks(axis: _Axis) -> list[tuple[float, str]]:
     """Round values on an axis, and how they are written."""
-    rough = (axis.high - axis.low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next((power * times for times in (1, 2, 5) if power * times >= rough), power * 10)
+    power = 10.0 ** math.floor(math.log10((axis.high - axis.low) / TICKS))
+    for step in (power * times for times in (1, 2, 5, 10)):
+        first, last = math.ceil(axis.low / step - 1e-9), math.floor(axis.high / step + 1e-9)
+        if last - first < TICKS:
+            break
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(axis.low / step - 1e-9), math.floor(axis.high / step + 1e-9)
     return [(number * step, f"{number * step:,.{decimals}f}") for number in range(first, last + 1)]
 
 
 def _axis(values: Sequence[float], start: float, end: float, spare: float = 0.06) -> _Axis:
-    """An axis that holds all values, with a little room around them."""
+    """An axis that holds all values, with a little room around them; from 0 to 1 where all are 0."""
     low, high = min(values), max(values)
+    if not low and not high:
+        return _Axis(0.0, 1.0, start, end)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        room = abs(low) * 0.05 or 1.0
+        room = abs(low) * 0.05
         return _Axis(low - room, high + room, start, end)
     room = (high - low) * spare
     return _Axis(low - room, high + room, start, end)

@@ -11,15 +11,22 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
 from alpaca.report import drawings, rows
 from alpaca.report.browser import browser
 from alpaca.report.curves import POINTS, curves, is_thinned
 from alpaca.report.drawings import Line, Spot
-from alpaca.report.records import BASELINE, BETTER, NO_DIFFERENCE, WORSE, Comparison, Difference, lower_is_better
+from alpaca.report.records import BASELINE, BETTER, NO_DIFFERENCE, WORSE, Comparison, Difference
 from alpaca.report.wording import clipped, mark, shown
 
 ICONS = {BETTER: "✓", WORSE: "✗", NO_DIFFERENCE: "≈", BASELINE: "●"}
 CLASSES = {BETTER: "better", WORSE: "worse"}
+BETTER_IS = {
+    LOWER: "lower is better",
+    HIGHER: "higher is better",
+    NEITHER: "neither way is better",
+    "": "which way is better is not declared",
+}
 LINES = 8  # variants whose curves are drawn
 DRAWN = 4  # metrics that are drawn; all are in tables
 LONG = 500  # characters of an answer that are open at first
@@ -118,9 +125,9 @@ def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
                 *([] if one else [f'<span class="soft">{shown(difference.why)}</span>']),
             ]
         )
-    direction = "lower" if lower_is_better(metric) else "higher"
+    direction = BETTER_IS[comparison.directions.get(metric, "")].capitalize()
     how = f" Interval: {next(iter(whys))}." if one else ""
-    caption = f"{direction.capitalize()} is better. Differences are to the baseline; sd is over seeds.{how}"
+    caption = f"{direction}. Differences are to the baseline; sd is over seeds.{how}"
     return _section(f"metric-{place}", metric, _table(f"metric-{place}", caption, heads, lines, numeric=(1, 2, 3)))
 
 
@@ -173,8 +180,8 @@ def _forests(comparison: Comparison) -> str:
             for index, (each, differences) in enumerate(zip(comparison.variants, comparison.differences, strict=True))
             if index
         ]
-        found.append(drawings.forest(f"forest-{place}", metric, lines, lower_is_better(metric)))
-    said = "▲ better, ▼ worse, ■ no difference shown; the line is the 95 % interval, the dashed one no difference."
+        found.append(drawings.forest(f"forest-{place}", metric, lines, comparison.directions.get(metric, "")))
+    said = "▲ better, ▼ worse, ■ neither; the line is the 95 % interval, the dashed one no difference."
     return _figures("differences", "Differences to the baseline", said, found)
 
 
@@ -217,8 +224,8 @@ def _trade_offs(comparison: Comparison) -> str:
             )
             title = f"{head}, {unit_name}" if unit_name else head
             if drawn := drawings.scatter(f"price-{place}-{name}", metric, title, scaled, said):
-                better = "lower" if lower_is_better(metric) else "higher"
-                found.append(f"{drawn}<figcaption>{shown(metric)}, {better} is better</figcaption>")
+                better = BETTER_IS[comparison.directions.get(metric, "")]
+                found.append(f"{drawn}<figcaption>{shown(metric)}, {better}</figcaption>")
     said = "Means are large and have the variant's letter (■ the baseline), single runs are small."
     return _figures("price", "Quality against cost", said, found)
 

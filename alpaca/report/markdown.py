@@ -51,7 +51,7 @@ def page(comparison: Comparison, pair: Pair | None = None) -> str:
 def _pair(pair: Pair) -> list[str]:
     settings = table(("setting", pair.names[0], pair.names[1]), pair.settings)
     parts = ["## Settings that differ", settings]
-    for title, examples in (("gain", pair.gains), ("loss", pair.losses)):
+    for title, examples in zip(pair.words, (pair.gains, pair.losses), strict=True):
         if examples:
             parts.append(f"## Examples with the largest {title} of {pair.names[1]} ({pair.metric})")
         for example in examples:

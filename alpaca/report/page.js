@@ -21,7 +21,7 @@
 
   const update = () => {
     const words = find.value.toLowerCase().trim();
-    const sign = metric ? Number(metric.selectedOptions[0].dataset.sign) : 1;
+    const sign = metric ? Number(metric.selectedOptions[0].dataset.sign) : 1;  // 0: neither way is better
     let shown = 0;
     for (const example of examples) {
       const hit = !words || example.text.includes(words);
@@ -31,10 +31,12 @@
         answer.hidden = variant !== first.value && variant !== second.value;
         answer.style.order = variant === first.value ? "0" : "1";
       }
-      example.change = sign * (score(example, second.value) - score(example, first.value));
+      example.change = (sign || 1) * (score(example, second.value) - score(example, first.value));
       example.gain.className = "gain";
       if (Number.isNaN(example.change)) {
         example.gain.textContent = metric ? "no score" : "";
+      } else if (!sign) {
+        example.gain.textContent = (example.change < 0 ? "\u2212" : "+") + Math.abs(example.change).toFixed(4);
       } else {
         const kind = example.change > 0 ? "better" : example.change < 0 ? "worse" : "same";
         example.gain.classList.add(kind);

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alpaca.report.records import Comparison, Variant, lower_is_better
+from alpaca.evaluation.scores import HIGHER, LOWER
+from alpaca.report.records import Comparison, Variant
 from alpaca.report.variants import shown_value
 
 EXAMPLES = 20
@@ -18,7 +19,7 @@ WIDTH = 48  # characters of a curve
 
 @dataclass(frozen=True)
 class Example:
-    """One example as both saw it; a positive gain is in favour of the second."""
+    """One example as both saw it; a positive gain is in favour of the second, or a rise where no way is better."""
 
     name: str
     prompt: str
@@ -34,6 +35,7 @@ class Pair:
 
     names: tuple[str, str]
     metric: str
+    words: tuple[str, str]  # what `gains` and `losses` are called: rises and falls where neither way is better
     settings: list[tuple[str, str, str]]
     gains: list[Example] = field(default_factory=list)
     losses: list[Example] = field(default_factory=list)
@@ -49,12 +51,14 @@ def pair_of(comparison: Comparison) -> Pair | None:
         (name for name in comparison.metrics if mean_scores(first, name) and mean_scores(second, name)),
         comparison.metrics[0] if comparison.metrics else "",
     )
-    examples = _examples(first, second, metric)
+    direction = comparison.directions.get(metric, "")
+    examples = _examples(first, second, metric, -1.0 if direction == LOWER else 1.0)
     better = [each for each in examples if each.gain > 0]
     worse = [each for each in examples if each.gain < 0]
     return Pair(
         names=(first.label, second.label),
         metric=metric,
+        words=("gain", "loss") if direction in (LOWER, HIGHER) else ("rise", "fall"),
         settings=_settings(first.differs, second.differs),
         gains=sorted(better, key=lambda each: (-each.gain, each.name))[:EXAMPLES],
         losses=sorted(worse, key=lambda each: (each.gain, each.name))[:EXAMPLES],
@@ -78,7 +82,7 @@ def show(pair: Pair, console: Console, examples: int = 3) -> None:
         console.print(f"{name}, from {low:.4f} to {high:.4f}")
         for label, values in zip(pair.names, curves, strict=True):
             console.print(f"  {_sparkline(values, low, high)}  {escape(label)}")
-    for title, found in (("gain", pair.gains), ("loss", pair.losses)):
+    for title, found in zip(pair.words, (pair.gains, pair.losses), strict=True):
         for each in found[:examples]:
             console.print(f"[bold]largest {title}[/] on {pair.metric}: {each.scores[0]:.4f} to {each.scores[1]:.4f}")
             console.print(escape(_clipped(each.prompt)))
@@ -101,9 +105,8 @@ def mean_scores(variant: Variant, metric: str) -> dict[str, float]:
     return {name: statistics.fmean(each[name] for each in scores) for name in sorted(common)}
 
 
-def _examples(first: Variant, second: Variant, metric: str) -> list[Example]:
+def _examples(first: Variant, second: Variant, metric: str, sign: float) -> list[Example]:
     old, new = mean_scores(first, metric), mean_scores(second, metric)
-    sign = -1.0 if lower_is_better(metric) else 1.0
     texts = [each.finished[0].texts for each in (first, second)]
     found = []
     for name in old.keys() & new.keys():

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from alpaca.errors import UserError
+from alpaca.evaluation.scores import DIRECTIONS
 from alpaca.report.records import DAMAGED, FAILED, FINISHED, INTERRUPTED, MISSING, Run
 from alpaca.report.variants import compared, full_key
 from alpaca.report.wording import visible
@@ -30,8 +32,10 @@ ALIASES = {  # what an evaluation calls the score of an example, the metric that
     "stopped": ("stop_rate", 1.0),
     "refused": ("refusal_rate", 1.0),
 }
+YES_OR_NO = {f"/{name}": factor for name, factor in ALIASES.values()} | {"/exact_match": 1.0}  # how such metrics end
 PREDICTIONS, QUICK = "predictions", "eval/"
 BITS = "eval/bits_per_byte"
+SIZES = ("tokens", "bytes")  # of an example, beside its scores
 SEED = re.compile(r"\+*train\.seed=(-?\d+)$")  # as it sets jobs of a sweep apart
 
 
@@ -119,12 +123,12 @@ def read_run(folder: Path) -> Run:
     settings = _settings(folder)
     seed = settings.pop("train.seed", None)
     hashed = environment.get("settings")
-    scores, weights, texts = scores_in(folder)
     metrics = {
         name: float(value)
         for name, value in summary.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and "/" in name
     }
+    scores, weights, texts = scores_in(folder, metrics)
     costs = {name: float(summary[key]) for name, key in COSTS.items() if isinstance(summary.get(key), (int, float))}
     device = str(environment.get("device_name") or environment.get("device") or "")
     dollars = _dollars(device, int(environment.get("world_size") or 1), costs)
@@ -139,6 +143,8 @@ def read_run(folder: Path) -> Run:
         curves=_curves(folder / "metrics.jsonl"),
         scores=scores,
         weights=weights,
+        shares=shares_of(scores),
+        directions=dict(summary.get(DIRECTIONS) or {}),
         texts=texts,
         costs=costs if dollars is None else {**costs, "dollars": dollars},
         error=visible(f"{problem}; the file is damaged: the command that made the run runs it again")
@@ -245,8 +251,12 @@ def _curves(file: Path) -> dict[str, list[tuple[int, float]]]:
 Scores = dict[str, dict[str, float]]
 
 
-def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | None]]]:
-    """Scores, weights and texts of every evaluation, by example id."""
+def scores_in(folder: Path, metrics: dict[str, float]) -> tuple[Scores, Scores, dict[str, dict[str, str | None]]]:
+    """Scores, weights and texts of every evaluation, by example id.
+
+    Runs of earlier versions do not say how many bytes of each response were scored. The whole reference has that many
+    unless the response was truncated, so their bits per byte count only where their mean is that of `metrics`.
+    """
     scores: Scores = {}
     weights: Scores = {}
     texts: dict[str, dict[str, str | None]] = {}
@@ -259,13 +269,15 @@ def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | N
                 raise UserError(f"{file}, line {number}: no id or no scores; score the run again: alpaca.evaluate")
             for key, value in found.items():
                 known = isinstance(value, (int, float)) and math.isfinite(value)
-                if known and not key.endswith("_before") and key != "tokens":
+                if known and not key.endswith("_before") and key not in SIZES:
                     known_as, factor = ALIASES.get(key, (key, 1.0)) if evaluation else (key, 1.0)
                     kind = f"_{line['kind']}" if evaluation == "safety" and line.get("kind") else ""
                     scores.setdefault(section + known_as + kind, {})[name] = factor * float(value)
             if not evaluation and isinstance(tokens := found.get("tokens"), int) and "loss" in found:
                 weights.setdefault("eval/loss", {})[name] = tokens
-                size = len(str(line.get("reference") or "").encode("utf-8", "replace"))
+                size = found.get("bytes")
+                if size is None:
+                    size = len(str(line.get("reference") or "").encode("utf-8", "replace"))
                 if size and isinstance(found["loss"], (int, float)):
                     scores.setdefault(BITS, {})[name] = found["loss"] * tokens / math.log(2) / size
                     weights.setdefault(BITS, {})[name] = size
@@ -276,7 +288,21 @@ def scores_in(folder: Path) -> tuple[Scores, Scores, dict[str, dict[str, str | N
                     "reference": None if line.get("reference") is None else visible(str(line["reference"])),
                     "output": None if line.get("output") is None else visible(str(line["output"])),
                 }
+    if BITS in scores and BITS in metrics:
+        mean = statistics.fmean(scores[BITS].values(), weights[BITS].values())
+        if not math.isclose(mean, metrics[BITS], rel_tol=1e-6):
+            del scores[BITS], weights[BITS]
     return scores, weights, texts
+
+
+def shares_of(scores: Scores) -> dict[str, float]:
+    """Metrics of which every example is a yes or a no, and the score of a yes."""
+    found = {}
+    for metric, by_name in scores.items():
+        known = next((whole for end, whole in YES_OR_NO.items() if end in metric), None)
+        if known is not None or set(by_name.values()) <= {0.0, 1.0}:
+            found[metric] = known or 1.0
+    return found
 
 
 def _dollars(device: str, devices: int, costs: dict[str, float]) -> float | None:

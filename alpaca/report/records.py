@@ -13,21 +13,7 @@ BETTER, WORSE, NO_DIFFERENCE, NOT_COMPARABLE, BASELINE = (
     "baseline",
 )
 DIFFERENT = "different"  # of a metric that is neither better high nor low
-LOWER_IS_BETTER = ("loss", "perplexity", "bits", "repetition", "standard_error", "brier")  # in a metric's name
-NEUTRAL = ("answers", "words", "tokens", "characters", "requests", "length", "count", "n_", "consistency", "bias")
-
-
-def lower_is_better(metric: str) -> bool:
-    """The direction of a metric by its name: losses, perplexities, bits, repetition and needless refusals."""
-    if "refusal_rate" in metric:
-        return not metric.endswith("harmful")
-    return any(word in metric for word in LOWER_IS_BETTER)
-
-
-def is_neutral(metric: str) -> bool:
-    """Whether a metric is a count or a size, of which more is neither better nor worse."""
-    last = metric.rsplit("/", 1)[-1]
-    return last.startswith(NEUTRAL) or last.endswith(("_length", "_words", "_tokens", "_bias"))
+NO_VERDICT = "no verdict"  # of a difference that cannot be judged: no spread is known, or not which way is better
 
 
 @dataclass(frozen=True)
@@ -45,6 +31,8 @@ class Run:
         curves: metric to (step, value) pairs, from `metrics.jsonl`.
         scores: metric to {example id: score}, from the predictions files: `eval/loss`, `eval/rougeL`, ...
         weights: metric to {example id: weight} where the metric is a weighted mean, as a loss over tokens is.
+        shares: metric to the score of a yes, where every example is a yes or a no: 1, or 100 for per cent.
+        directions: metric to lower, higher or neither: which is better, as who made the metric declares it.
         texts: example id to {prompt, reference, output}.
         costs: any of wall_time_s, tokens_per_s, peak_memory_gib, trained_parameters, dollars.
         error: why it failed, in a sentence.
@@ -65,6 +53,8 @@ class Run:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    directions: dict[str, str] = field(default_factory=dict)
     texts: dict[str, dict[str, str | None]] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     error: str = ""
@@ -101,10 +91,11 @@ class Difference:
 
     Attributes:
         estimate, low, high: the difference and its 95 % interval, family-wise where several are compared.
-        verdict: better, worse, no difference shown, not comparable, baseline.
+        verdict: better, worse, different, no difference shown, no verdict, not comparable, baseline.
         why: a sentence: the method, or why it is not comparable.
         seeds, examples: how many of each it rests on.
         only_these_runs: one seed each: the verdict is about these two runs, not their settings.
+        note: what the reader of the means beside it must know; empty where they say the same.
     """
 
     estimate: float | None
@@ -115,6 +106,7 @@ class Difference:
     seeds: int = 0
     examples: int = 0
     only_these_runs: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +119,7 @@ class Comparison:
         variants: the baseline first, the others in order of the first metric.
         means: per variant (same order), metric to (mean, sd over seeds or None, finished seeds with it).
         differences: per variant, metric to its difference to the baseline.
+        directions: metric to lower, higher, neither, or empty where it is not known which is better.
         notes: sentences that the reader must know, such as examples that only some runs share.
     """
 
@@ -137,4 +130,5 @@ class Comparison:
     variants: tuple[Variant, ...]
     means: tuple[dict[str, tuple[float, float | None, int]], ...]
     differences: tuple[dict[str, Difference], ...]
+    directions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -14,7 +14,22 @@ Cochran and Cox (1950) did, the critical value is put between those of the two p
     c = t(N - 1) + (t(S - 1) - t(N - 1)) * u ** k,    u = V1 / (V1 + V2) as estimated
 
 where k is the largest exponent up to 2 for which the error exceeds its nominal level nowhere by more than a fifth,
-whatever the true share of V1: found by integration for each degree of freedom and level (`_exponent`). Several
+whatever the true share of V1: found by integration for each degree of freedom and level (`_exponent`).
+
+Runs with other seeds, or other numbers of them, are two groups, and V1 is the sum of their variances. With four seeds
+or more in each it has Welch's degrees of freedom. With fewer, Welch's t test is wrong in up to 10 % of cases, since a
+small group often shows too little spread; then each group is a part of its own, with its own degrees of freedom,
+
+    c = t(N - 1) + sum over the groups g of (t(S_g - 1) - t(N - 1)) * (V_g / (V1 + V2)) ** min(1, k_g)
+
+A single run beside several has no spread of its own, and none is borrowed: there is no interval.
+
+Scores that are yes or no for each example (win, exact match, refusal) agree on nearly all examples where a rate is near
+0 or 1, and V2 from them alone is too small. As Bonett and Price (2012) do, one example more is counted for each side.
+
+A spread of less than `ROUNDING` of the values is rounding, and counts as none.
+
+Several
 variants against one baseline are decided by Holm's procedure; their intervals are Bonferroni's, cut off at zero where
 Holm decides and Bonferroni would not.
 """
@@ -26,6 +41,8 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.05
+ROUNDING = 1e-6  # of the values: about what single precision resolves
+ENOUGH_FOR_WELCH = 4  # seeds in each group
 EXCESS = 1.2  # the error of an interval is at most this many times its nominal level
 EXPONENTS = np.linspace(2.0, 0.1, 39)
 SHARES = np.array([0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0])
@@ -42,6 +59,7 @@ class Estimate:
         delta: mean difference to the baseline.
         seeds, seeds_df: V1 and its degrees of freedom; None where one seed each leaves it unknown.
         examples, examples_df: V2 and its degrees of freedom; None where a metric has no scores of single examples.
+        others, others_df: the second group's part of V1 where the two groups of seeds are kept apart.
     """
 
     delta: Any
@@ -49,6 +67,8 @@ class Estimate:
     seeds_df: Any
     examples: Any
     examples_df: float | None
+    others: Any = 0.0
+    others_df: float | None = None
 
     def half_width(self, level: float = LEVEL) -> Any:
         """Half the interval that misses with probability `level`."""
@@ -58,12 +78,26 @@ class Estimate:
         if self.seeds_df is None:
             return np.sqrt(self.examples) * far
         few = stats.t.ppf(1 - level / 2, self.seeds_df)
-        if far is None:
+        if far is None and self.others_df is None:
             return np.sqrt(self.seeds) * few
-        variance = self.seeds + self.examples
-        share = np.divide(self.seeds, variance, out=np.zeros_like(np.asarray(variance, float)), where=variance > 0)
-        between = far + np.maximum(few - far, 0) * share ** _exponents(self.seeds_df, level)
+        variance = self.variance
+        parts = [(self.seeds, self.seeds_df)]
+        if self.others_df is not None:
+            parts.append((self.others, self.others_df))
+        nearest = stats.norm.ppf(1 - level / 2) if far is None else far
+        between = np.asarray(nearest, float)
+        for part, df in parts:
+            share = np.divide(part, variance, out=np.zeros_like(np.asarray(variance, float)), where=variance > 0)
+            power = _exponents(df, level) if len(parts) == 1 else np.minimum(_exponents(df, level), 1)
+            between = between + np.maximum(stats.t.ppf(1 - level / 2, df) - nearest, 0) * share**power
         return np.sqrt(variance) * between
+
+    @property
+    def variance(self) -> Any:
+        """Of the difference; 0 where all runs and examples agree."""
+        return (0.0 if self.seeds is None else self.seeds + self.others) + (
+            0.0 if self.examples is None else self.examples
+        )
 
     @property
     def known(self) -> bool:
@@ -81,51 +115,53 @@ def linearised(values: Array, weights: Array) -> Array:
     return mean + weights * (values - mean)
 
 
-def paired(differences: Array) -> Estimate:
-    """The estimate from (..., seeds, examples) differences of runs with the same seeds on the same examples."""
+def paired(differences: Array, *, size: float = 0.0, whole: float | None = None) -> Estimate:
+    """The estimate from (..., seeds, examples) differences of runs with the same seeds on the same examples.
+
+    Args:
+        size: largest value that the differences are of, for what counts as rounding.
+        whole: the score of a yes where scores are yes or no (1, or 100 for per cent).
+    """
     seeds, examples = differences.shape[-2:]
-    by_seed, by_example = differences.mean(-1), differences.mean(-2)
+    by_seed = differences.mean(-1)
     delta = by_seed.mean(-1)
-    over_examples = by_example.var(-1, ddof=1) / examples if examples > 1 else None
+    over_examples, examples_df = _over_examples(differences.mean(-2), size, whole)
     if seeds == 1:
-        return Estimate(delta, None, None, over_examples, None if over_examples is None else examples - 1)
-    over_seeds = by_seed.var(-1, ddof=1) / seeds
+        return Estimate(delta, None, None, over_examples, examples_df)
+    over_seeds = _spread(by_seed, size) / seeds
     if over_examples is None:
         return Estimate(delta, over_seeds, seeds - 1, None, None)
     own = np.maximum(over_examples - _rest(differences) / (seeds * examples), 0)
-    return Estimate(delta, over_seeds, seeds - 1, own, examples - 1)
+    return Estimate(delta, over_seeds, seeds - 1, own, examples_df)
 
 
-def unpaired(values: Array, baseline: Array) -> Estimate:
+def unpaired(values: Array, baseline: Array, *, size: float = 0.0, whole: float | None = None) -> Estimate:
     """The estimate from (..., seeds, examples) values of runs with other seeds, or another number of them.
 
-    Welch's variance of two groups of seeds; a group of one takes the other's. The examples are the same for both.
+    The examples are the same for both. `size` and `whole` are those of `paired`.
+
+    Raises:
+        ValueError: a group of one seed beside a larger one.
     """
     groups = (values, baseline)
-    means = [group.mean(-1) for group in groups]
     counts = [group.shape[-2] for group in groups]
     examples = values.shape[-1]
+    if min(counts) == 1:
+        raise ValueError(f"{counts[0]} and {counts[1]} seeds: the spread over seeds of a single run is not known")
     difference = values.mean(-2) - baseline.mean(-2)
+    over_examples, examples_df = _over_examples(difference, size, whole)
+    parts = [_spread(group.mean(-1), size) / count for group, count in zip(groups, counts, strict=True)]
+    if over_examples is not None:
+        taken = sum(_rest(group) / (count * examples) for group, count in zip(groups, counts, strict=True))
+        over_examples = np.maximum(over_examples - taken, 0)
     delta = difference.mean(-1)
-    over_examples = difference.var(-1, ddof=1) / examples if examples > 1 else None
-    examples_df = None if over_examples is None else examples - 1
-    known = [index for index in (0, 1) if counts[index] > 1]
-    if not known:
-        return Estimate(delta, None, None, over_examples, examples_df)
-    spreads = [means[index if index in known else known[0]].var(-1, ddof=1) for index in (0, 1)]
-    parts = [spread / count for spread, count in zip(spreads, counts, strict=True)]
+    if min(counts) < ENOUGH_FOR_WELCH:
+        return Estimate(delta, parts[0], counts[0] - 1, over_examples, examples_df, parts[1], counts[1] - 1)
     over_seeds = parts[0] + parts[1]
-    if len(known) == 1:
-        df: Any = counts[known[0]] - 1
-    else:
-        down = parts[0] ** 2 / (counts[0] - 1) + parts[1] ** 2 / (counts[1] - 1)
-        fewest = min(counts) - 1
-        df = np.divide(over_seeds**2, down, out=np.full_like(np.asarray(down, float), fewest), where=down > 0)
-    if over_examples is None:
-        return Estimate(delta, over_seeds, df, None, None)
-    rests = [_rest(groups[index if index in known else known[0]]) for index in (0, 1)]
-    taken = sum(rest / (count * examples) for rest, count in zip(rests, counts, strict=True))
-    return Estimate(delta, over_seeds, df, np.maximum(over_examples - taken, 0), examples_df)
+    down = parts[0] ** 2 / (counts[0] - 1) + parts[1] ** 2 / (counts[1] - 1)
+    fewest = min(counts) - 1
+    df = np.divide(over_seeds**2, down, out=np.full_like(np.asarray(down, float), fewest), where=down > 0)
+    return Estimate(delta, over_seeds, df, over_examples, examples_df)
 
 
 def holm(estimates: list[Estimate], level: float = LEVEL) -> list[Array]:
@@ -155,6 +191,23 @@ def intervals(estimates: list[Estimate], level: float = LEVEL) -> list[tuple[Arr
         high = np.where(decided & (each.delta < 0), np.minimum(high, 0), high)
         made.append((low, high, decided))
     return made
+
+
+def _spread(values: Array, size: float) -> Any:
+    """Variance over the last axis; 0 where it is rounding."""
+    variance = values.var(-1, ddof=1)
+    return np.where(variance > (ROUNDING * size) ** 2, variance, 0.0)
+
+
+def _over_examples(values: Array, size: float, whole: float | None) -> tuple[Any, float | None]:
+    """Variance of the mean of (..., examples) differences, and its degrees of freedom; None for a single example."""
+    count = values.shape[-1]
+    if count < 2:
+        return None, None
+    if whole is None:
+        return _spread(values, size) / count, count - 1
+    squares = (count - 1) * _spread(values, size) + 2 * whole**2  # one more example won, one more lost
+    return squares / ((count + 1) * (count + 2)), count + 1
 
 
 def _rest(values: Array) -> Any:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import UserError
+from alpaca.evaluation.scores import DIRECTIONS
 from alpaca.report import markdown
-from alpaca.report.reading import COSTS, Found, Scores, flat, scores_in
+from alpaca.report.reading import COSTS, Found, Scores, flat, scores_in, shares_of
 from alpaca.report.records import FAILED, FINISHED, INTERRUPTED, Comparison, Run
 from alpaca.tracking.wandb_settings import has_key
 
@@ -61,7 +62,7 @@ def _run(place: str, run: Any) -> Run:
     trained = [
         key for key in flattened if not key.startswith(("tracker.", "sweep.")) and key not in ("name", "output_dir")
     ]
-    scores, weights, texts = _predictions(run)
+    scores, weights, texts = _predictions(run, metrics)
     return Run(
         name=str(run.name),
         place=f"{place}/{run.id}",
@@ -73,6 +74,8 @@ def _run(place: str, run: Any) -> Run:
         curves=curves,
         scores=scores,
         weights=weights,
+        shares=shares_of(scores),
+        directions=dict(summary.get(DIRECTIONS) or {}),
         texts=texts,
         costs={name: float(summary[key]) for name, key in COSTS.items() if isinstance(summary.get(key), (int, float))},
         error="" if run.state == "finished" else str(summary.get("error") or run.state),
@@ -80,13 +83,13 @@ def _run(place: str, run: Any) -> Run:
     )
 
 
-def _predictions(run: Any) -> tuple[Scores, Scores, dict[str, dict[str, str | None]]]:
+def _predictions(run: Any, metrics: dict[str, float]) -> tuple[Scores, Scores, dict[str, dict[str, str | None]]]:
     """From the artifact that holds the run's `predictions.jsonl`; empty where there is none."""
     for artifact in run.logged_artifacts():
         if artifact.type == "predictions":
             with tempfile.TemporaryDirectory() as folder:
                 artifact.download(root=folder)
-                return scores_in(Path(folder))
+                return scores_in(Path(folder), metrics)
     return {}, {}, {}
 
 

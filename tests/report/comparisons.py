@@ -75,6 +75,7 @@ def run(
             "dollars": seconds * 3 / 3600,
         },
         error=error,
+        directions={"eval/loss": "lower", "eval/rougeL": "higher"},
         tokenizer="one",
     )
 

@@ -15,12 +15,15 @@ import yaml
 from commands import SMALL, alpaca_run, some_rows
 
 from alpaca import compare
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
 from alpaca.report.command import write_report
 from alpaca.report.comparing import compare as comparison_of
-from alpaca.report.reading import read_run, read_runs
-from alpaca.report.records import BETTER, NO_DIFFERENCE, NOT_COMPARABLE, WORSE, is_neutral, lower_is_better
+from alpaca.report.directions import directions_of
+from alpaca.report.reading import Found, read_run, read_runs
+from alpaca.report.records import BETTER, FINISHED, NO_DIFFERENCE, NOT_COMPARABLE, WORSE, Run
 
 SHORT = ("train.max_steps=3", "train.self_check=false", "train.rehearse_save=false", "train.eval_rows=12")
+TRUNCATED = "train.max_length=103"  # cuts the responses to prompts with an input
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for rate in ("1e-5", "1e-2"):
         for seed in (0, 1, 2):
             place = f"output_dir=runs/{rate}-{seed}"
-            outcome = alpaca_run(folder, *SMALL, *SHORT, f"optimizer.lr={rate}", f"train.seed={seed}", place)
+            outcome = alpaca_run(folder, *SMALL, *SHORT, TRUNCATED, f"optimizer.lr={rate}", f"train.seed={seed}", place)
             assert outcome.status == 0, outcome.err
     return folder
 
@@ -170,6 +173,58 @@ def test_bits_per_byte_of_examples_are_the_runs_own(runs: Path):
     scores, sizes = run.scores["eval/bits_per_byte"], run.weights["eval/bits_per_byte"]
     mean = sum(scores[name] * sizes[name] for name in scores) / sum(sizes.values())
     assert mean == pytest.approx(run.metrics["eval/bits_per_byte"])
+    whole = {name: len(str(text["reference"]).encode()) for name, text in run.texts.items()}
+    assert 0 < sum(sizes[name] < whole[name] for name in sizes) < len(sizes)
+
+
+def test_every_metric_of_the_table_is_the_mean_of_the_runs_own_values(runs: Path):
+    summaries = {file.parent.name: json.loads(file.read_text()) for file in runs.glob("runs/*/summary.json")}
+    names = [key for key in summaries["1e-5-0"] if key.startswith("eval/") and not key.endswith("_before")]
+    assert {"eval/loss", "eval/bits_per_byte", "eval/rougeL", "eval/perplexity", "eval/token_accuracy"} <= set(names)
+    comparison = comparison_of(read_runs([runs / "runs"]), baseline="optimizer.lr=1e-5", metrics=names)
+    for name in names:
+        own = [sum(summaries[f"{rate}-{seed}"][name] for seed in range(3)) / 3 for rate in ("1e-5", "1e-2")]
+        assert [means[name][0] for means in comparison.means] == pytest.approx(own)
+        assert comparison.differences[1][name].estimate == pytest.approx(own[1] - own[0], abs=1e-12)
+    assert comparison.differences[1]["eval/bits_per_byte"].examples == 12
+
+
+def test_runs_that_do_not_say_how_much_was_scored_are_compared_by_their_means(runs: Path):
+    for file in runs.glob("runs/*/predictions.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            del line["scores"]["bytes"]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = comparison_of(read_runs([runs / "runs"]), metrics=["eval/bits_per_byte"])
+    difference = comparison.differences[1]["eval/bits_per_byte"]
+    assert (difference.examples, difference.seeds) == (0, 3)
+    assert "earlier version that does not say how much of each truncated response" in " ".join(comparison.notes)
+    own = [means["eval/bits_per_byte"][0] for means in comparison.means]
+    assert difference.estimate == pytest.approx(own[1] - own[0])
+
+
+def test_responses_that_two_tokenizers_cut_apart_do_not_reverse_a_verdict():
+    """Each run's bits per byte are over the bytes it was scored on; both have the whole answer as reference."""
+    names = [f"{number:02d}" for number in range(20)]
+
+    def bits(name: str, level: float, sizes: list[int], tokenizer: str) -> Run:
+        scores = {key: level + 0.01 * number for number, key in enumerate(names)}
+        weights = dict(zip(names, map(float, sizes), strict=True))
+        mean = sum(scores[key] * weights[key] for key in names) / sum(sizes)
+        return Run(
+            name, name, FINISHED, 0, name, {"model.weights": tokenizer}, {"eval/bits_per_byte": mean},
+            scores={"eval/bits_per_byte": scores}, weights={"eval/bits_per_byte": weights}, tokenizer=tokenizer,
+            directions={"eval/bits_per_byte": LOWER},
+        )  # fmt: skip
+
+    first = bits("a", 3.5, [400] * 10 + [40] * 10, "a")
+    second = bits("b", 4.7, [25] * 10 + [250] * 10, "b")
+    comparison = comparison_of(Found([first, second], "two", first=first))
+    difference = comparison.differences[1]["eval/bits_per_byte"]
+    own = [run.metrics["eval/bits_per_byte"] for run in (first, second)]
+    assert difference.estimate == pytest.approx(own[1] - own[0])
+    assert difference.verdict == WORSE
+    assert "20 responses were cut at different places" in " ".join(comparison.notes)
 
 
 @pytest.mark.parametrize(
@@ -309,17 +364,69 @@ def test_a_truncated_reference_is_another_example(runs: Path):
         ("eval/safety/refusal_rate_borderline", True),
         ("eval/safety/refusal_rate_harmful", False),
         ("eval/rougeL", False),
-        ("eval/lm_eval/arc_easy/acc_norm", False),
         ("eval/judge/win_rate", False),
+        ("eval/judge/win_rate/koala", False),
+        ("perf/peak_memory_gib", True),
+        ("perf/mfu", False),
     ],
 )
-def test_every_metric_has_its_direction(metric: str, lower: bool):
-    assert lower_is_better(metric) == lower
-    assert not is_neutral(metric)
+def test_metrics_of_runs_before_directions_were_written_have_those_of_the_code(metric: str, lower: bool):
+    assert directions_of([metric], []) == {metric: LOWER if lower else HIGHER}
 
 
 def test_counts_are_neither_better_nor_worse():
-    assert all(map(is_neutral, ("eval/generate/answers", "eval/judge/n_total", "eval/judge/avg_length")))
+    counts = ["eval/generate/answers", "eval/judge/n_total", "eval/judge/avg_length", "eval/judge/position_bias"]
+    assert set(directions_of(counts, []).values()) == {NEITHER}
+
+
+def test_a_direction_is_never_guessed_from_a_name():
+    names = ["eval/wer", "eval/mae", "eval/toxicity", "eval/my_loss", "eval/lm_eval/arc_easy/acc", "memory"]
+    assert set(directions_of(names, []).values()) == {""}
+
+
+def test_a_metric_without_a_direction_gets_no_verdict_until_the_user_gives_one(runs: Path):
+    for folder in (runs / "runs").iterdir():
+        worse = "1e-2" in folder.name
+        edit(folder / "summary.json", **{"eval/wer": 0.4 + 0.2 * worse + 0.001 * int(folder.name[-1]) * (1 + worse)})
+    given = ("runs", "--baseline", "optimizer.lr=1e-5", "--metric", "eval/wer", "--output", "report")
+    done = alpaca_compare(runs, *given)
+    assert done.status == 0, done.err
+    said = " ".join(done.out.split())
+    assert "say it with --lower eval/wer or --higher eval/wer" in said
+    assert "no verdict" in said
+    assert not {"better", "worse"} & {row["verdict"] for row in csv_rows(runs / "report" / "report.csv")}
+    assert (
+        "which way is better is not declared" in " ".join((runs / "report" / "report.html").read_text().split()).lower()
+    )
+    for way, verdict in (("--lower", WORSE), ("--higher", BETTER)):
+        done = alpaca_compare(runs, *given, way, "eval/wer")
+        assert "say it with" not in done.out
+        assert [row["verdict"] for row in csv_rows(runs / "report" / "report.csv")] == ["baseline", verdict]
+    refused = alpaca_compare(runs, *given, "--lower", "eval/wer", "--higher", "eval/wer")
+    assert (refused.status, "give one of them" in refused.err) == (2, True)
+    unknown = alpaca_compare(runs, *given, "--lower", "eval/wars")
+    assert (unknown.status, "no run has this metric" in unknown.err) == (2, True)
+
+
+def test_more_memory_is_worse_whatever_the_name_says(runs: Path):
+    for folder in (runs / "runs").iterdir():
+        memory = (10 if "1e-5" in folder.name else 20) + 0.01 * int(folder.name[-1]) ** (1 + ("1e-2" in folder.name))
+        edit(folder / "summary.json", **{"perf/peak_memory_gib": memory})
+    comparison = comparison_of(
+        read_runs([runs / "runs"]), baseline="optimizer.lr=1e-5", metrics=["perf/peak_memory_gib"]
+    )
+    assert comparison.differences[1]["perf/peak_memory_gib"].verdict == WORSE
+
+
+def test_a_run_writes_the_direction_of_all_its_scores(runs: Path):
+    summary = json.loads((runs / "runs" / "1e-2-0" / "summary.json").read_text())
+    scores = {key for key in summary if key.startswith(("eval/", "perf/")) and not key.endswith("_before")}
+    assert summary["directions"].keys() == scores
+
+
+def csv_rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_other_parallelism_tells_runs_of_one_seed_apart(runs: Path):

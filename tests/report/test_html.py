@@ -203,3 +203,46 @@ def test_many_variants_are_counted_by_verdict_before_all_are_told() -> None:
     assert "eval/loss, against adapter.rank=2: of 11 variants 11 better (these two runs only)." in found.words
     assert "Of 12 variants the baseline and the 7 best are drawn." in found.words
     assert all(answer in found.words for answer in rows.answers(comparison))
+
+
+def test_an_axis_shows_what_is_there() -> None:
+    runs = [run(variant, seed, examples=20, steps=30) for variant in range(2) for seed in range(2)]
+    for each in runs:
+        each.metrics["eval/rougeL"] = 0.0
+        each.scores["eval/rougeL"] = dict.fromkeys(each.scores["eval/rougeL"], 0.0)
+        each.shares["eval/rougeL"] = 0.0
+        each.curves["eval/rougeL"] = [(0, 0.0), (30, 0.0)]
+    made = page(sweep(runs))
+    drawn = {
+        title: svg for svg in re.findall(r"<svg.*?</svg>", made) for title in re.findall(r"<title id[^>]*>(.*?)<", svg)
+    }
+    flat = drawn["eval/rougeL over steps"]
+    assert not re.search(r">-\d", flat)
+    assert ">0.0<" in flat
+    assert ">1.0<" in flat
+    assert "Differences of eval/rougeL to the baseline, with 95 % intervals" not in drawn
+    for svg in drawn.values():
+        numbers = re.findall(r'text-anchor="middle">(-?[\d.,]+)</text>', svg)
+        assert len(numbers) >= 2
+
+
+def test_scores_are_shown_where_no_answer_was_generated() -> None:
+    runs = [run(variant, 0, examples=6) for variant in range(2)]
+    for each in runs:
+        for name in list(each.texts)[2:]:
+            each.texts[name]["output"] = None
+            del each.scores["eval/rougeL"][name]
+    found = Page(page(sweep(runs)))
+    answers = [attributes for tag, attributes in found.tags if tag == "div" and attributes.get("class") == "answer"]
+    assert len(answers) == 12
+    assert all(re.match(r"\d", each["data-scores"] or "") for each in answers)
+    assert found.words.count("(no answer was generated)") == 8
+
+
+def test_a_change_of_a_metric_without_direction_is_no_gain() -> None:
+    runs = [run(variant, 0, examples=6) for variant in range(2)]
+    for each in runs:
+        each.directions.update({"eval/loss": "neither"})
+    made = page(sweep(runs))
+    assert 'data-sign="0">eval/loss' in made
+    assert "Neither way is better" in Page(made).words

@@ -10,7 +10,7 @@ from scipy import stats
 from alpaca.report.statistics import holm, intervals, linearised, paired, unpaired
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from simulate_statistics import simulate
+from simulate_statistics import simulate, simulate_difference_of_rates, simulate_groups, simulate_rate
 
 COUNT = 1000
 CHANCE = 2.6 * np.sqrt(5 * 95 / COUNT)  # percent that a rate of 5 % may lie off in so many simulations, 99 of 100 times
@@ -82,6 +82,46 @@ def test_several_variants_together_are_as_rarely_wrong():
     rates = simulate(3, 0.5, 3, COUNT)
     assert rates.wrong <= 6.5 + CHANCE / 2
     assert rates.covered >= 93.5 - CHANCE / 2
+
+
+@pytest.mark.parametrize("spread", [1 / 3, 1.0, 3.0])
+@pytest.mark.parametrize("seeds", [(2, 3), (2, 5), (2, 10), (3, 10), (5, 10)])
+def test_unequal_numbers_of_seeds_with_any_spread_are_as_rarely_wrong(seeds: tuple[int, int], spread: float):
+    for share in (1.0, 0.5):
+        assert simulate_groups(seeds, spread, share, COUNT) <= 6 + CHANCE
+    assert simulate_groups(seeds, spread, 1.0, COUNT, variants=3) <= 6 + CHANCE
+
+
+def test_a_single_run_beside_several_has_no_spread_to_borrow():
+    with pytest.raises(ValueError, match="1 and 5 seeds: the spread over seeds of a single run is not known"):
+        unpaired(draw(1, 20), draw(5, 20))
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.98, 0.99])
+def test_rates_near_100_and_their_differences_are_held_by_their_intervals(rate: float):
+    for verdicts in (1, 2):
+        assert simulate_rate(24, rate, COUNT // 3, verdicts=verdicts) >= 95 - CHANCE
+    for examples in (24, 80):
+        for seeds in (1, 3):
+            rates = simulate_difference_of_rates(examples, rate, seeds, COUNT)
+            assert rates.covered >= 95 - CHANCE
+            assert rates.wrong <= 5 + CHANCE
+
+
+def test_one_more_example_for_each_side_is_bonett_and_prices_interval():
+    values = np.array([[1.0] * 3 + [-1.0] + [0.0] * 20])
+    won, lost = 4 / 26, 2 / 26
+    estimate = paired(values, size=1, whole=1.0)
+    assert estimate.examples == pytest.approx((won + lost - (won - lost) ** 2) / 26, rel=0.06)
+    assert estimate.examples_df == 25
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6])
+def test_a_spread_within_single_precision_is_none(size: float):
+    values = size * (1 + 1e-9 * draw(4, 1))
+    assert float(paired(values, size=size).variance) == 0
+    assert float(paired(values * (1 + 1e-4 * draw(4, 1)), size=size).variance) > 0
+    assert float(unpaired(values[:2], values[2:] - size, size=size).variance) == 0
 
 
 def test_an_interval_that_takes_seeds_for_exact_is_caught():
