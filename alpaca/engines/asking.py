@@ -96,7 +96,7 @@ class Asker:
             else:
                 error.lost = lost
                 self._ledger.lost(error, asked, self._cost(lost), time.time())
-            return Outcome((), asked, lost=True)
+            return Outcome((), asked, lost=True, reason=error.reason)
         except UserError as error:
             lost = self._at_least(request, lost)
             self._settle(request, reservation, Usage(), lost)

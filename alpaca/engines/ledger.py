@@ -27,13 +27,14 @@ SENT, RETRY, ANSWER, LOST, REFUSED = "sent", "retry", "answer", "lost", "refused
 class Outcome:
     """What became of a request, in an earlier process if `replayed`: its answers, or none when it was lost.
 
-    `digest` is of what was asked.
+    `digest` is of what was asked, `reason` why it was lost.
     """
 
     answers: tuple[Answer, ...]
     digest: str
     lost: bool = False
     replayed: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
+from alpaca.engines.content import without_thinking
 from alpaca.engines.exchange import Answer, Request, Usage
 from alpaca.engines.server_errors import ErrorInBody, error_in
 
@@ -122,8 +123,11 @@ def is_whole(reason: str) -> bool:
 
 def emptiness(answers: tuple[Answer, ...]) -> str | None:
     """What answers without any text are, in words that name the way out; None where one has text."""
-    if any(answer.text.strip() for answer in answers):
+    texts = [without_thinking(answer.text) for answer in answers]
+    if any(text.strip() for text, _ in texts):
         return None
+    if any(unclosed for _, unclosed in texts):
+        return _EMPTY[LENGTH]
     return _EMPTY.get(ending(answers[0].finish_reason) if answers else "", "an empty text; try another model or prompt")
 
 

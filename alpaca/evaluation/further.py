@@ -4,6 +4,7 @@ Comes in: the section and a `Subject`, which is a model, an engine that has it, 
 Goes out: a name and `Scores` for each evaluation as soon as it is made, so that what is done is kept.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -191,11 +192,16 @@ def _judge(settings: EvaluationConfig, subject: Subject, voice: Voice) -> Scores
         for record in answered
     ]
     references = {record["id"]: record["reference"] for record in answered if record.get("reference")}
-    told = 0
-    with voice.progress("judging", 2 * len(answers)) as on_done:
+    with contextlib.ExitStack() as stack:
+        on_done: OnDone | None = None
+        told = asked = 0
 
         def on_judged(done: int, total: int) -> None:
-            nonlocal told
+            """The first call says how many there are; it comes again where they are asked for in another form."""
+            nonlocal on_done, told, asked
+            if on_done is None or total != asked or done < told:
+                stack.close()
+                on_done, told, asked = stack.enter_context(voice.progress("judging", total)), 0, total
             on_done(done - told)
             told = done
 

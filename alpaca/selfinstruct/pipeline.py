@@ -16,7 +16,9 @@ from alpaca.engines.asking import Asker
 from alpaca.engines.budget import Budget
 from alpaca.engines.exchange import Engine, Request
 from alpaca.engines.ledger import Outcome, digest
+from alpaca.engines.losses import OF_A_KIND, Losses
 from alpaca.engines.prices import Prices
+from alpaca.engines.protocol import emptiness
 from alpaca.engines.under_way import UnderWay
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct.judging import KEPT, Judged
@@ -92,6 +94,7 @@ class Pipeline:
         self.report: Callable[[Stage], None] = lambda stage: None
         self._under_way: UnderWay[int] = UnderWay(self._asker, what="answers", say=say)
         self._barren = self._silent = 0
+        self._lost, self._empty = Losses(), Losses()
 
     @property
     def sent(self) -> int:
@@ -115,6 +118,7 @@ class Pipeline:
         arrived: dict[int, Outcome] = {}
         taken = sent = 0
         self._barren = self._silent = 0
+        self._lost, self._empty = Losses(), Losses()
         self._asker.ending, self._asker.done = self._under_way.stopping, False
         try:
             while not stage.done:
@@ -183,12 +187,16 @@ class Pipeline:
             return
         if self._silent >= self._give_up_after:
             raise RunFailed(
-                f"{self._silent} requests in a row were lost after all their retries: the server gives no answers; "
-                "the same command continues from here once it does"
+                f"{self._silent} requests in a row were lost after all their retries: {self._lost.commonest()}; "
+                f"{self.tally.verdicts[KEPT]:,} candidates are kept so far, and the same command continues from here"
+            )
+        if (reason := self._empty.hopeless) is not None:
+            raise RunFailed(
+                f"answers are paid for in vain: {OF_A_KIND} had no text and nothing was kept; what came was {reason}"
             )
         if self._barren >= self._give_up_after:
             reasons = [(name, count) for name, count in self.tally.verdicts.most_common() if name != KEPT][:3]
-            named = ", ".join(f"{name} ({count:,})" for name, count in reasons) or "empty answers"
+            named = ", ".join(f"{name} ({count:,})" for name, count in reasons) or self._empty.commonest()
             raise RunFailed(
                 f"nothing was kept from the last {self._barren} requests ({stage.kept:,} of {stage.target:,} so far); "
                 f"most often: {named}. Look into tasks.jsonl, change prompt, model or filters, or go on with "
@@ -204,11 +212,18 @@ class Pipeline:
                 tally.similarities.append((one.facts["similarity"], one.verdict == KEPT))
         if outcome.lost:
             tally.unanswered += 1
-            self._silent += not outcome.replayed  # a server that was down once may be up now
+            if not outcome.replayed:  # a server that was down once may be up now
+                self._silent += 1
+                self._lost.add(outcome.reason)
             return
         tally.answered += 1
         tally.missing += max(0, asked_for - len(outcome.answers))
         self._silent = 0
+        self._lost.useful()
+        if kept:
+            self._empty.useful()
+        elif not outcome.replayed and (reason := emptiness(outcome.answers)) is not None:
+            self._empty.add(reason)
         self._barren = 0 if kept else self._barren + 1
 
     def _spent(self, stage: Stage) -> str:

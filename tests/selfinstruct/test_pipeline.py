@@ -299,6 +299,38 @@ def test_requests_lost_at_the_very_end_are_asked_again(tmp_path: Path):
     assert (tmp_path / "tasks.jsonl").read_bytes() == (tmp_path / "whole" / "tasks.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize(("choice", "words"), [
+    ({"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}, "raise max_tokens"),
+    ({"message": {"content": "<think>\nOkay, let me"}, "finish_reason": "length"}, "raise max_tokens"),
+    ({"message": {"content": ""}, "finish_reason": "SAFETY"}, "content filter"),
+    ({"message": {"content": None, "tool_calls": [{}]}, "finish_reason": "tool_calls"}, "tool call"),
+])  # fmt: skip
+def test_answers_without_text_are_not_paid_for_longer_than_five_times(
+    tmp_path: Path, choice: dict[str, Any], words: str
+):
+    def engine() -> OpenAIServer:
+        return OpenAIServer(EngineSettings("openai", "m", base_url=server.url))
+
+    with Server(lambda body: {"choices": [choice]}) as server:
+        with pytest.raises(RunFailed, match=words):
+            generate(tmp_path, replace(SETTINGS, prompt="alpaca_chat"), engine, concurrency=1)
+        assert len(server.requests) == 5
+
+
+def test_lost_requests_are_counted_by_the_servers_words(tmp_path: Path):
+    def check(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        number = len(server.requests)
+        return (413, {"message": f"{number} bytes are too many"}) if number % 3 else (503, {"message": "later"})
+
+    def engine() -> OpenAIServer:
+        return OpenAIServer(EngineSettings("openai", "m", base_url=server.url, retries=0))
+
+    with Server(check=check) as server, pytest.raises(RunFailed) as failed:
+        generate(tmp_path, replace(SETTINGS, prompt="alpaca_chat"), engine, concurrency=1, give_up_after=6)
+    words = "4 times: status 413 (1 bytes are too many); 2 times: status 503 (later); 0 candidates are kept"
+    assert words in str(failed.value)
+
+
 def test_a_generation_that_keeps_nothing_stops_and_says_what_was_wrong(tmp_path: Path):
     strict = replace(SETTINGS, filters=replace(SETTINGS.filters, min_words=100))
     with pytest.raises(RunFailed, match=r"nothing was kept from the last 50 requests .* most often: length") as stopped:

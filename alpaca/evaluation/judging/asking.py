@@ -27,7 +27,7 @@ from alpaca.evaluation.judging.baseline import load_baseline, pairs_with
 from alpaca.evaluation.judging.comparison import Comparison
 from alpaca.evaluation.judging.output_files import UNNAMED, write_records
 from alpaca.evaluation.judging.pairs import Judged, Judgement, Pair, drawn, model_first_orders
-from alpaca.evaluation.judging.panel import Panel
+from alpaca.evaluation.judging.panel import Counts, Panel
 from alpaca.evaluation.judging.prompt import JSON, LINE, VERSION, question
 from alpaca.evaluation.judging.report import PREFIX
 from alpaca.evaluation.judging.settings import SECTION, judge_name, resolved
@@ -143,9 +143,15 @@ def _with_form(pairs: Sequence[Pair], filled: JudgeConfig, place: Path, listener
     counts = panel.counts
     line = (
         f"{len(questions):,} judgements of {filled.model}: {counts.asked:,} asked now, {counts.ledger:,} from the "
-        f"ledger, {counts.cache:,} from the cache; {price}"
+        f"ledger, {counts.cache:,} from the cache{_without(counts)}; {price}"
     )
     return _Finished(judged, metrics, line)
+
+
+def _without(counts: Counts) -> str:
+    """What the total has too: judgements without a verdict."""
+    lost = f", {counts.lost:,} lost" if counts.lost else ""
+    return lost + (f"; {counts.unreadable:,} cannot be read" if counts.unreadable else "")
 
 
 def _opened(filled: JudgeConfig, place: Path) -> Engine:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from alpaca.engines.asking import Asker
 from alpaca.engines.exchange import Answer, Reply, Request, Usage
 from alpaca.engines.ledger import Outcome, RequestLedger, digest
+from alpaca.engines.losses import OF_A_KIND, Losses
+from alpaca.engines.protocol import emptiness
 from alpaca.engines.under_way import UnderWay
 from alpaca.errors import RunFailed
 from alpaca.evaluation.judging import cache
@@ -20,11 +22,21 @@ from alpaca.evaluation.judging import cache
 
 @dataclass
 class Counts:
-    """Where judgements came from: `asked` in this process, from the `ledger` of an earlier one, from the `cache`."""
+    """Judgements that were given: `asked` for in this process, from the `ledger` of an earlier one, from the `cache`.
+
+    `lost` are those without an answer, `unreadable` those of any origin without a verdict.
+    """
 
     asked: int = 0
     ledger: int = 0
     cache: int = 0
+    lost: int = 0
+    unreadable: int = 0
+
+    @property
+    def made(self) -> int:
+        """Judgements with a verdict."""
+        return self.asked + self.ledger + self.cache - self.unreadable
 
 
 class Panel:
@@ -62,8 +74,10 @@ class Panel:
         self._concurrency, self._give_up_after = concurrency, give_up_after
         self._cached, self._readable = cached, readable
         self._under_way: UnderWay[Request] = UnderWay(asker, what="judgements", say=say)
+        self._lost, self._vain = Losses(), Losses()
         self._lost_in_a_row = 0
         self._total = 0
+        self._begins = ""
 
     async def run(self, questions: Sequence[Request]) -> None:
         """Fill `outcomes`, a question that stands twice being asked once.
@@ -100,6 +114,7 @@ class Panel:
         if past is not None and not past.lost:
             self.counts.ledger += 1
             self.outcomes[question.id] = past
+            self._count(past)
             self._keep(question, past)
             return True
         stored = cache.kept(question.id) if self._cached else None
@@ -109,6 +124,7 @@ class Panel:
         reply = Reply(question.id, (stored,), Usage(), attempts=0, model=f"{self._judge} (cache)")
         self._ledger.answered(reply, asked, 0.0, 0.0, time.time(), durable=False)
         self.counts.cache += 1
+        self._vain.useful()
         self.outcomes[question.id] = Outcome((stored,), asked)
         return True
 
@@ -118,15 +134,42 @@ class Panel:
 
     def _take(self, question: Request, outcome: Outcome) -> None:
         self.outcomes[question.id] = outcome
-        self.counts.asked += 1
-        self._lost_in_a_row = self._lost_in_a_row + 1 if outcome.lost else 0
+        if outcome.lost:
+            self.counts.lost += 1
+            self._lost_in_a_row += 1
+            self._lost.add(outcome.reason)
+        else:
+            self.counts.asked += 1
+            self._lost_in_a_row = 0
+            self._lost.useful()
+            if (reason := self._count(outcome)) is not None:
+                self._vain.add(reason)
         self._keep(question, outcome)
         self.on_judged(len(self.outcomes), self._total)
-        if self._lost_in_a_row >= self._give_up_after:
+        if (count := self._lost_in_a_row) >= self._give_up_after:
             raise RunFailed(
-                f"{self._lost_in_a_row} judgements in a row were lost after all their retries: the judge gives no "
-                f"answers; {len(self.outcomes):,} of {self._total:,} are kept, and the same command continues from here"
+                f"{count} judgements in a row were lost after all their retries: {self._lost.commonest()}; "
+                f"{self._made()}, and the same command continues from here"
             )
+        if (reason := self._vain.hopeless) is not None:
+            raise RunFailed(f"judgements are paid for in vain: of the first {self.counts.asked}, {reason}")
+
+    def _count(self, outcome: Outcome) -> str | None:
+        """Count whether it has a verdict; why not, where it has none."""
+        if outcome.answers and self._readable(outcome.answers[0]):
+            self._vain.useful()
+            return None
+        self.counts.unreadable += 1
+        if (empty := emptiness(outcome.answers[:1])) is not None:
+            return f"{OF_A_KIND} had no text; what came was {empty}"
+        self._begins = self._begins or " ".join(outcome.answers[0].text.split())[:60]
+        return (
+            f"{OF_A_KIND} could not be read (one begins {self._begins!r}); raise evaluation.judge.max_tokens, set "
+            "evaluation.judge.form=line, or choose a stronger judge"
+        )
+
+    def _made(self) -> str:
+        return f"{self.counts.made:,} of {self._total:,} have a verdict and are kept"
 
     def _keep(self, question: Request, outcome: Outcome) -> None:
         if self._cached and outcome.answers and self._readable(outcome.answers[0]):
@@ -138,10 +181,11 @@ class Panel:
             if not outcome.lost:
                 self.outcomes[question.id] = outcome
                 self.counts.asked += 1
+                self._count(outcome)
                 self._keep(question, outcome)
 
     def _spent(self) -> str:
         return (
-            f"the budget holds no further judgement: {len(self.outcomes):,} of {self._total:,} are made and kept; "
+            f"the budget holds no further judgement: {self._made()}; "
             "raise evaluation.judge.budget_usd or evaluation.judge.budget_tokens and give the same command to continue"
         )

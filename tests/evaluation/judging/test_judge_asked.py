@@ -257,9 +257,36 @@ def test_a_judge_that_answers_nothing_is_given_up(tmp_path: Path):
 
 
 def test_a_judge_that_cannot_be_read_at_all_fails_with_its_words(tmp_path: Path):
-    with Server(lambda body: "I like both of them.") as server, pytest.raises(RunFailed) as failed:
-        judged(BiasedJudge(3), tmp_path / "judge", server.url)
-    assert "6 could not be read (one begins 'I like both of them.')" in str(failed.value)
+    with Server(lambda body: "I like both of them.") as server:
+        with pytest.raises(RunFailed) as failed:
+            judged(BiasedJudge(3), tmp_path / "judge", server.url, concurrency=1)
+        assert len(server.requests) == 5
+    assert "5 could not be read (one begins 'I like both of them.'); raise evaluation.judge" in str(failed.value)
+
+
+def test_a_judge_that_only_thinks_is_not_paid_for_its_other_judgements(tmp_path: Path):
+    def thinking(body: dict[str, Any]) -> dict[str, Any]:
+        choice = {"message": {"content": None, "reasoning_content": "Let me see."}, "finish_reason": "length"}
+        return {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
+
+    with Server(thinking) as server:
+        with pytest.raises(RunFailed, match="no text before max_tokens was used up"):
+            judged(BiasedJudge(30), tmp_path / "judge", server.url, concurrency=1)
+        assert len(server.requests) == 5
+
+
+def test_what_is_said_to_be_kept_has_a_verdict_and_lost_judgements_say_why(tmp_path: Path):
+    made = BiasedJudge(10)
+    words = "this model's maximum context length is 9 tokens, and the prompt has "
+
+    def check(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        number = len(server.requests)
+        return (400, {"message": f"{words}{number}"}) if number > 4 else None
+
+    with Server(made, check=check) as server, pytest.raises(RunFailed) as failed:
+        judged(made, tmp_path / "judge", server.url, give_up_after=5, concurrency=1)
+    assert f"5 times: status 400 ({words}5)" in str(failed.value)
+    assert "4 of 20 have a verdict and are kept" in str(failed.value)
 
 
 def test_equal_answers_are_a_draw_without_asking(tmp_path: Path):
