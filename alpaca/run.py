@@ -26,6 +26,7 @@ from alpaca.help import text as help_text
 from alpaca.jobs import Jobs
 from alpaca.signature import GENERATED, signature
 from alpaca.sweeping.folder import SweepFolder
+from alpaca.tracking.folders import RUN, SWEEP, refuse_foreign
 from alpaca.tracking.run_directory import FINISHED, status, unfinished
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             with contextlib.suppress(OSError):
                 place.rmdir()  # Hydra numbers its folders; ours say what differs
             if _is_ours(hydra):  # Hydra composed the first job; the whole sweep is ours from here
+                sweep_folder.remove_record()
                 try:
                     raise SystemExit(_sweep(composed, arguments, started, jobs, place.parent))
                 except (UserError, RunFailed) as error:
@@ -89,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         folder = Path(hydra.runtime.output_dir)
         try:
+            refuse_foreign(folder, RUN)  # before data are made and torch is imported
             if config.data_source.path == GENERATED:
                 config = _with_generated_data(config, started, overrides)
             from alpaca.launch import launch
@@ -157,8 +160,7 @@ def _sweep(first: DictConfig, arguments: list[str], started: str, jobs: Jobs, pl
     from alpaca.sweeping import expansion, record, sweep
 
     hydra = HydraConfig.get()
-    with contextlib.suppress(OSError):
-        (place / "multirun.yaml").unlink()  # Hydra's record; ours is sweep.yaml
+    refuse_foreign(place, SWEEP)  # the first job may name another folder than the command line
     typed = expansion.typed_overrides(arguments)
     if several := [part for part in typed if re.match(r"\+?sweep=.*[\[,(]", part)]:
         raise UserError(f"{several[0]}: one sweep at a time; give each a command of its own")
@@ -188,7 +190,9 @@ def run_directory(config: Config, started: str) -> Path:
     signature, else a new `outputs/<name>/<time>-<signature>`.
     """
     if config.train.resume not in ("auto", "never"):
-        return Path(config.train.resume).expanduser()
+        folder = Path(config.train.resume).expanduser()
+        refuse_foreign(folder, RUN, key="train.resume")
+        return folder
     if config.output_dir:
         return Path(config.output_dir).expanduser()
     mark, folder = signature(config), Path("outputs") / config.name

@@ -22,6 +22,7 @@ from alpaca import paths
 from alpaca.data.encoding import Examples
 
 CODE_VERSION = 1  # raise it whenever alpaca/data/encoding.py gives other tokens for the same rows
+UNFINISHED = ".unfinished-"
 MAX_BYTES = 4 << 30  # 52,002 Alpaca rows take about 27 MB
 ARRAYS = ("tokens", "offsets", "prompt_lengths", "rows")
 
@@ -82,7 +83,7 @@ def _write(file: Path, examples: Examples) -> None:
     beside = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=file.parent, prefix=".unfinished-")
+        descriptor, beside = tempfile.mkstemp(dir=file.parent, prefix=UNFINISHED)
         with os.fdopen(descriptor, "wb") as stream:
             np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8), **arrays)
         os.replace(beside, file)
@@ -95,7 +96,7 @@ def _evict(newest: Path, max_bytes: int) -> None:
     """Remove files, unused longest first, until the folder fits; never the one just written."""
     entries = []
     with contextlib.suppress(OSError):
-        for entry in newest.parent.iterdir():
+        for entry in (*newest.parent.glob("*.npz"), *newest.parent.glob(f"{UNFINISHED}*")):
             with contextlib.suppress(OSError):  # another process may remove it meanwhile
                 status = entry.stat()
                 entries.append((status.st_mtime, status.st_size, entry))

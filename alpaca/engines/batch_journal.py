@@ -49,7 +49,6 @@ class Journal:
         if folder is None:
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             files = sorted(folder.glob(f"{PREFIX}*.json"))
         except OSError as error:
             raise UserError(f"{folder}: {error.strerror}; batches under way are noted there") from None
@@ -70,6 +69,7 @@ class Journal:
         self._records[record.token] = record
         if self._folder is None:
             return
+        self._folder.mkdir(parents=True, exist_ok=True)  # not before: whoever owns the folder around it locks it first
         unfinished = self._file(record).with_suffix(".unfinished")
         with unfinished.open("w", encoding="utf-8") as stream:
             json.dump(asdict(record), stream)

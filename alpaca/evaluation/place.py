@@ -12,6 +12,7 @@ from typing import Any
 
 from alpaca.errors import UserError
 from alpaca.evaluation.scores import DIRECTIONS, Scores
+from alpaca.tracking.folders import EVALUATION, LOCK, RUN, refuse_foreign
 from alpaca.tracking.lock import HeldError, hold
 from alpaca.tracking.run_directory import read_json, read_jsonl, write_json_file, write_jsonl_file
 
@@ -32,13 +33,13 @@ class Place:
             UserError: it cannot be written, another process holds it, or it holds something else.
         """
         self.path, self._is_new = path, not is_run and not (path / TARGET).exists()
-        if not is_run and path.is_dir() and any(path.iterdir()):
+        if not is_run:
+            refuse_foreign(path, EVALUATION)
             before = read_json(path / TARGET).get("target")
-            if before != str(target.absolute()):
-                what = f"the evaluation of {before}" if before else "other files"
-                raise UserError(f"output_dir={path}: it holds {what}; choose a new folder")
+            if before not in (None, str(target.absolute())):
+                raise UserError(f"output_dir={path}: it holds the evaluation of {before}; choose a new folder")
         try:
-            self._lock = hold(path / ".lock")
+            self._lock = hold(path / LOCK, RUN if is_run else EVALUATION)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; choose a folder that can be written, output_dir=DIR") from error
         except HeldError as holder:
@@ -76,7 +77,7 @@ class Place:
     def close(self) -> None:
         """Give the lock back; a folder made for an evaluation of which nothing was kept goes."""
         if self._is_new:
-            for name in (TARGET, SUMMARY, LOG, ".lock"):
+            for name in (TARGET, SUMMARY, LOG, LOCK):
                 (self.path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()

@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors.torch import load_file
@@ -18,6 +18,8 @@ from alpaca.modeling.chat_template import chat_template, differing_prompt
 from alpaca.modeling.finished import MODEL, PROBE, Record, read_record, read_template
 from alpaca.modeling.merged import load_merged
 from alpaca.modeling.quiet import quiet_libraries
+from alpaca.tracking.folders import LOCK
+from alpaca.tracking.lock import HeldError, hold
 
 CPU = torch.device("cpu")
 
@@ -44,21 +46,21 @@ def export(
     """
     record = read_record(run)
     target = output or run / "export"
-    if target.exists():
-        raise UserError(f"--output {target}: it is already there; give a new folder, or remove it")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"--output {target}: it is already there; give a new or empty folder")
     script = converter.find() if gguf else None
     if hub_name is not None:
         hub.require_token(hub_name)
     quiet_libraries()
     stored = DTYPES[dtype] if dtype is not None else _precision(record)
     beside = target.with_name(f".{target.name}-unfinished")
-    shutil.rmtree(beside, ignore_errors=True)
+    lock = _begun(beside, target)
     try:
-        beside.mkdir(parents=True)
         _write(record, beside, stored, max_shard_size)
         _compare(record, beside, stored)
         if script is not None:
             print(f"gguf       {converter.convert(script, beside, target.name, stored).name}")
+        (beside / LOCK).unlink()
         os.replace(beside, target)
     except (UserError, RunFailed):
         raise
@@ -66,10 +68,33 @@ def export(
         raise RunFailed(f"{target}: {error.strerror or error}; free space or give another --output DIR") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        lock.close()
     print(f"exported   {target} ({_size(target) / 2**20:,.0f} MiB)")
     if hub_name is not None:
         print(f"uploaded   {hub.upload(target, hub_name)}")
     return target
+
+
+def _begun(beside: Path, target: Path) -> TextIO:
+    """Make the folder that will be `target`, empty and held; what a killed export left in it goes.
+
+    Raises:
+        UserError: it cannot be written, another export is under way, or no export made it.
+    """
+    if beside.exists() and any(beside.iterdir()) and not (beside / LOCK).is_file():
+        raise UserError(f"{beside}: an export writes here first, but no export made it; move it away")
+    try:
+        lock = hold(beside / LOCK, "export")
+    except HeldError as holder:
+        raise UserError(f"--output {target}: another export is writing here ({holder}); wait for it") from None
+    except OSError as error:
+        raise UserError(f"--output {target}: {error.strerror}; give a folder that can be written") from error
+    for each in beside.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        elif each.name != LOCK:
+            each.unlink()
+    return lock
 
 
 def _precision(record: Record) -> torch.dtype:

@@ -10,6 +10,7 @@ from alpaca.inspection.page import page
 from alpaca.inspection.terminal import render
 from alpaca.launch import silenced_notices
 from alpaca.signature import signature_of, training_settings
+from alpaca.tracking.folders import INSPECTION
 from alpaca.tracking.run_directory import RunDirectory, write_text
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
@@ -27,7 +28,7 @@ def inspect(config: Config, path: Path, overrides: list[str], *, examples: int) 
         from alpaca.inspection.survey import survey
         from alpaca.modeling.base import load_tokenizer
 
-    directory = RunDirectory(path, mark, settings)
+    directory = RunDirectory(path, mark, settings, kind=INSPECTION)
     terminal = Terminal(directory.path / "run.log")
     try:
         directory.write_settings(config, overrides)

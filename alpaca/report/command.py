@@ -18,6 +18,7 @@ from alpaca.report.reading import Found, read_runs
 from alpaca.report.records import Comparison
 from alpaca.report.variants import matches
 from alpaca.sweeping import record
+from alpaca.tracking.folders import REPORT, SWEEP, refuse_foreign
 from alpaca.tracking.run_directory import write_text
 
 WANDB = "wandb:"
@@ -40,6 +41,8 @@ def compare_places(
     Raises:
         UserError: no runs, runs that cannot be compared, or a folder that cannot be written.
     """
+    if output is not None:
+        refuse_foreign(output, REPORT, key="--output", also=(SWEEP,))
     found = _filtered(_read(places), filters)
     comparison = compare(found, baseline=baseline, metrics=metrics, force=force, lower=lower, higher=higher)
     console = Console(width=_width(), highlight=False)

@@ -18,6 +18,7 @@ from alpaca.report.curves import POINTS, curves, is_thinned
 from alpaca.report.drawings import Line, Spot
 from alpaca.report.records import BASELINE, BETTER, NO_DIFFERENCE, WORSE, Comparison, Difference
 from alpaca.report.wording import clipped, mark, shown
+from alpaca.tracking.folders import GENERATOR
 
 ICONS = {BETTER: "✓", WORSE: "✗", NO_DIFFERENCE: "≈", BASELINE: "●"}
 CLASSES = {BETTER: "better", WORSE: "worse"}
@@ -51,6 +52,7 @@ def page(comparison: Comparison) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{GENERATOR}
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{shown(comparison.title)}</title>
 <style>

@@ -32,6 +32,7 @@ from alpaca.selfinstruct.seeds import load_seeds
 from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SECTION, SELF_INSTRUCT, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
 from alpaca.signature import generation_settings, generation_signature
+from alpaca.tracking.folders import GENERATION, refuse_foreign
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json
 from alpaca.tracking.terminal import Terminal
 from alpaca.tracking.wandb_run import WandbRun
@@ -66,6 +67,7 @@ def generate(config: Config, path: Path, overrides: list[str], *, beside_trainin
         RunFailed: the budget is used up, or the model gives nothing that can be kept.
         KeyboardInterrupt: interrupted; nothing is lost.
     """
+    refuse_foreign(path, GENERATION)
     mark = generation_signature(config.generation)
     config = replace(config, generation=resolved(config.generation))
     if (found := directories.summary(path)).get("status") == FINISHED and found.get("signature") == mark:
@@ -78,7 +80,7 @@ def generate(config: Config, path: Path, overrides: list[str], *, beside_trainin
     engine = open_engine(
         engine_settings(config.generation, api=config.generation.api or "chat", state_dir=str(path / "batches"))
     )
-    directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True)
+    directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True, kind=GENERATION)
     try:
         with terminated_as_interrupted():
             return _in_directory(

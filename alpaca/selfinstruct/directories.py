@@ -15,7 +15,6 @@ import yaml
 from alpaca.config import Config, GenerationConfig
 from alpaca.errors import UserError
 from alpaca.licences import UNKNOWN
-from alpaca.selfinstruct.ledger import REQUESTS
 from alpaca.selfinstruct.settings import resolved
 from alpaca.signature import GENERATED, generation_settings, generation_signature
 from alpaca.tracking.run_directory import FINISHED, read_json, status
@@ -62,12 +61,10 @@ def check_same(folder: Path, generation: GenerationConfig) -> None:
     """Refuse a directory whose generation is another one than `generation`, but for a target that has grown.
 
     Raises:
-        UserError: it holds something else than a generation, one with other settings, or more tasks than wanted.
+        UserError: it holds a generation with other settings, or more tasks than wanted.
     """
     if not (folder / "config.yaml").is_file():
         return
-    if not (folder / REQUESTS).is_file():
-        raise UserError(f"output_dir={folder}: it holds no generation; choose another folder")
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("generation") or {}
     now = resolved(generation)
     recorded = read_json(folder / "env.json").get("settings") or {}

@@ -12,8 +12,10 @@ class HeldError(Exception):
     """Another process holds the file; the text says which one, for a sentence."""
 
 
-def hold(file: Path) -> TextIO:
+def hold(file: Path, what: str = "") -> TextIO:
     """Make `file` and its folder, and hold it until the returned stream is closed.
+
+    The file says which process holds it, and in a second line `what` it is for.
 
     Raises:
         OSError: it cannot be written.
@@ -25,12 +27,13 @@ def hold(file: Path) -> TextIO:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.seek(0)
-        holder = stream.read().strip() or "another process"
+        holder = stream.readline().strip() or "another process"
         stream.close()
         raise HeldError(holder) from None
     stream.truncate(0)
     with contextlib.suppress(OSError):  # a full disk, of which the holder hears when it writes something of use
-        os.write(stream.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+        text = f"process {os.getpid()} on {platform.node()}" + (f"\n{what}\n" if what else "")
+        os.write(stream.fileno(), text.encode())
     return stream
 
 

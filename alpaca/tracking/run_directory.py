@@ -6,7 +6,6 @@ beside and renamed), and `summary.json` comes last: a directory without it, or w
 """
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -23,6 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 from alpaca import __version__, paths
 from alpaca.config import Config
 from alpaca.errors import UserError
+from alpaca.tracking.files import finite
+from alpaca.tracking.files import read_json as read_json
+from alpaca.tracking.files import read_jsonl as read_jsonl
+from alpaca.tracking.files import write_json_file as write_json_file
+from alpaca.tracking.files import write_jsonl_file as write_jsonl_file
+from alpaca.tracking.files import write_text as write_text
+from alpaca.tracking.folders import LOCK, RUN, refuse_foreign
 from alpaca.tracking.lock import HeldError, hold
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
@@ -43,19 +49,22 @@ RECORDED_PACKAGES = (
 class RunDirectory:
     """An open, locked run directory; `goes_on` says whether an earlier process began its run."""
 
-    def __init__(self, path: Path, signature: str, settings: dict[str, Any], *, extends: bool = False):
+    def __init__(self, path: Path, signature: str, settings: dict[str, Any], *, extends: bool = False, kind: str = RUN):
         """Create and lock `path` for the run with `signature`, made of the training `settings`.
 
-        With `extends` the caller has seen to it that what is there may be gone on with.
+        Args:
+            extends: the caller has seen to it that what is there may be continued.
+            kind: of what is written here, one of `folders.KINDS`; a folder of anything else is refused.
 
         Raises:
-            UserError: it cannot be written, another process holds it, it holds a finished run, or one whose
-                settings differ in what can change the result.
+            UserError: it cannot be written, holds something else, another process holds it, it holds a finished run,
+                or one whose settings differ in what can change the result.
         """
         self.path = path.absolute()
         self.identity: dict[str, Any] = {"signature": signature, "settings": settings}
+        refuse_foreign(path, kind)
         try:
-            self._lock = hold(self.path / ".lock")
+            self._lock = hold(self.path / LOCK, kind)
         except OSError as error:
             raise UserError(f"output_dir={path}: {error.strerror}; choose a folder that can be written") from error
         except HeldError as holder:
@@ -153,13 +162,13 @@ class RunDirectory:
         if self._metrics is None:
             self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
         line = {"step": step, "epoch": round(epoch, 6), "time": round(time.time() - self.started, 3), **metrics}
-        self._metrics.write(json.dumps(_finite(line)) + "\n")
+        self._metrics.write(json.dumps(finite(line)) + "\n")
         self._metrics.flush()
 
     def log_samples(self, records: list[dict[str, Any]]) -> None:
         """Lines of `samples.jsonl`: answers of the model as it was at a step."""
         with (self.path / SAMPLES).open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(_finite(record), ensure_ascii=False) + "\n" for record in records)
+            stream.writelines(json.dumps(finite(record), ensure_ascii=False) + "\n" for record in records)
 
     def finish(self, status: str, values: dict[str, Any]) -> None:
         """`summary.json`, last of all; `status` is finished, failed or interrupted. A finished run stays finished."""
@@ -223,45 +232,11 @@ def settings_of(path: Path) -> Config | None:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run directory; empty where it is absent or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _up_to(file: Path, step: int) -> list[dict[str, Any]]:
     """Leave the lines up to `step` in a file of lines with steps; a half-written one goes. Returns what is left."""
     kept = [record for record in read_jsonl(file) if record["step"] <= step]
     write_jsonl_file(file, kept)
     return kept
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file of a run directory; none where it is absent, a damaged line is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: texts may hold other line marks
-    except (OSError, ValueError):
-        return []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return [record for record in found if isinstance(record, dict)]
-
-
-def write_json_file(path: Path, content: Any) -> None:
-    """A JSON file, whole or not at all."""
-    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_jsonl_file(path: Path, records: list[dict[str, Any]]) -> None:
-    """A JSONL file, whole or not at all."""
-    write_text(path, "".join(json.dumps(_finite(record), ensure_ascii=False) + "\n" for record in records))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -276,37 +251,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: beside, flushed to disk, then renamed."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8", errors="surrogatepass") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def _device_name(device: str) -> str:
     """What the driver calls an accelerator, by which its price is found; the kind of any other device."""
     torch = sys.modules.get("torch")  # whoever has a device has loaded it
     if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return device
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _git_state() -> tuple[str | None, bool | None]:

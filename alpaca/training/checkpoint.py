@@ -6,6 +6,7 @@ the first dimension, as FSDP2 cuts. When all are there, rank 0 writes `checkpoin
 folder from `.step-N` to its name; anything without that name is not a checkpoint. Nothing is pickled.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.tracking.run_directory import write_text
 from alpaca.training.world import World
 
+REHEARSAL = ".rehearsal"
 MANIFEST = "checkpoint.json"
 WAIT_S = 1800  # for the slowest rank's file
 _NAME = re.compile(r"step-(\d+)$")
@@ -79,7 +81,7 @@ class Checkpoints:
 
     def rehearse(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> int:
         """Write and remove everything a checkpoint would hold; returns this rank's bytes."""
-        place = self.folder / ".rehearsal"
+        place = self.folder / REHEARSAL
         self._prepare(place)
         try:
             size = self._write_rank(place, self._mine(tensors), facts)
@@ -92,7 +94,7 @@ class Checkpoints:
     def clean(self) -> None:
         """Remove what an earlier process left unfinished."""
         if self._world.is_main:
-            for left in self.folder.glob(".*"):
+            for left in (*self.folder.glob(".step-*"), self.folder / REHEARSAL):
                 shutil.rmtree(left, ignore_errors=True)
 
     def wait(self) -> None:
@@ -107,9 +109,13 @@ class Checkpoints:
             self._writer.shutdown(wait=True)
 
     def remove_all(self) -> None:
-        """The run is finished and keeps none."""
+        """The run is finished and keeps none; what no run wrote stays."""
         if self._world.is_main:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.clean()
+            for each in _complete(self.folder):
+                shutil.rmtree(each, ignore_errors=True)
+            with contextlib.suppress(OSError):  # something else is in it, or there is none
+                self.folder.rmdir()
 
     def newest(self, on_bad: Any = lambda text: None) -> Path | None:
         """The newest complete checkpoint; each one that is damaged is told to `on_bad` and passed over.
@@ -187,7 +193,7 @@ class Checkpoints:
             files[f"rank-{rank}.safetensors"] = {key: said[key] for key in ("bytes", "sha256")}
         _guarded(place, lambda: write_text(place / MANIFEST, json.dumps({"step": step, "files": files, **facts})))
         final = self.folder / f"step-{step}"
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)  # damaged: this step is done again
         os.replace(place, final)
         _flush(self.folder)
         earlier = [each for each in _complete(self.folder) if _step(each) <= step]
@@ -305,7 +311,9 @@ def restore_rng(reader: Reader, rank: int, device: torch.device) -> bool:
 
 
 def _complete(folder: Path) -> list[Path]:
-    return [each for each in folder.glob("step-*") if _NAME.search(each.name) and each.is_dir()]
+    """Checkpoints by name and content, damaged ones too; a folder that no rank wrote into is none."""
+    named = (each for each in folder.glob("step-*") if _NAME.search(each.name))
+    return [each for each in named if (each / MANIFEST).is_file() or any(each.glob("rank-*.json"))]
 
 
 def _step(folder: Path) -> int:

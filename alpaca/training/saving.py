@@ -21,6 +21,7 @@ from alpaca.errors import RunFailed
 from alpaca.modeling.attention import plain_attention
 from alpaca.modeling.pissa import rewrite_as_lora
 
+TEMPLATE = "template.json"
 UNFINISHED = ".model-unfinished"
 DRAWN_BASE = ".base"  # random base weights of an adapter, in the run directory until the result is written
 BASE = "base"  # and in the result
@@ -50,9 +51,9 @@ def save_model(
         else:
             model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
-        write_json(beside / "template.json", template)
+        write_json(beside / TEMPLATE, template)
         _flush(beside)
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that died between here and its summary
+        _clear(folder)
         os.replace(beside, folder)
         shutil.rmtree(folder.with_name(DRAWN_BASE), ignore_errors=True)
     except RunFailed:
@@ -64,6 +65,17 @@ def save_model(
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the result of a process that died before its summary; what no run wrote there is moved aside."""
+    if (folder / TEMPLATE).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}-not-of-this-run-{number}")).exists():
+            number += 1
+        os.replace(folder, aside)
 
 
 def _save_adapter(model: Any, beside: Path, folder: Path, given: dict[str, Any]) -> None:

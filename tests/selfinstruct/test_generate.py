@@ -26,6 +26,7 @@ from alpaca.engines.exchange import Usage
 from alpaca.engines.local import model_of
 from alpaca.modeling.base import weights_location
 from alpaca.selfinstruct.ledger import Ledger
+from alpaca.tracking.folders import GENERATION
 from alpaca.tracking.run_directory import RunDirectory
 
 FILES = {
@@ -295,7 +296,7 @@ def test_a_row_that_the_server_refuses_is_lost_with_its_reason_and_the_others_ar
 
 
 def test_two_processes_on_one_directory_are_refused(server: Server, tmp_path: Path):
-    held = RunDirectory(tmp_path / "mine", "0", {})
+    held = RunDirectory(tmp_path / "mine", "0", {}, kind=GENERATION)
     try:
         refused = alpaca_generate(tmp_path, *asking(server), "output_dir=mine")
     finally:

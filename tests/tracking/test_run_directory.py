@@ -57,6 +57,7 @@ def test_the_newest_unfinished_run_of_a_signature_is_found(tmp_path: Path):
 
 
 def test_metrics_are_forgotten_from_a_step_on_and_half_a_line_with_them(tmp_path: Path):
+    begun(tmp_path, "aaaa")
     directory = opened(tmp_path)
     for step in range(1, 6):
         directory.log_metrics(step, step / 5, {"train/loss": float(step)})
