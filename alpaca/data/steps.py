@@ -97,11 +97,17 @@ def divide(lengths: np.ndarray, ranks: int, token_budget: int) -> list[list[np.n
     ]
 
 
-def divide_padded(lengths: np.ndarray, ranks: int, token_budget: int) -> list[list[np.ndarray]]:
-    """`divide` for padded rows: examples of like length together, rows x longest at most `token_budget`."""
+def divide_padded(
+    lengths: np.ndarray, ranks: int, token_budget: int, *, most: int | None = None
+) -> list[list[np.ndarray]]:
+    """`divide` for padded rows: examples of like length together, rows x longest at most `token_budget`.
+
+    `most` bounds the examples of one micro-batch.
+    """
     batches: list[list[int]] = []
     for example in np.argsort(-lengths, kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * int(lengths[batches[-1][0]]) > token_budget:
+        full = not batches or len(batches[-1]) == most
+        if full or (len(batches[-1]) + 1) * int(lengths[batches[-1][0]]) > token_budget:
             batches.append([])
         batches[-1].append(example)
     each = max(1, -(-len(batches) // ranks))

@@ -36,16 +36,52 @@ def plain_attention(model: Any) -> Iterator[Any]:
     Afterwards everything is as before.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    before, training = inner.config._attn_implementation, model.training
+    before, training = implementation(inner), model.training
     model.eval()
-    if before in (SEGMENT, VARLEN):
-        inner.set_attn_implementation("sdpa" if getattr(inner, "_supports_sdpa", True) else "eager")
+    use_own_attention(model)
     try:
         with unfused(model):
             yield model
     finally:
-        inner.set_attn_implementation(before)
+        if implementation(inner) != before:
+            inner.set_attn_implementation(before)
         model.train(training)
+
+
+def implementation(model: Any) -> str:
+    """The attention that text goes through; a model that sees or hears may have others beside it."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def use_own_attention(model: Any) -> None:
+    """Give up ours: transformers' attention, for anything but packed rows."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if implementation(inner) in (SEGMENT, VARLEN):
+        inner.set_attn_implementation("sdpa" if getattr(inner, "_supports_sdpa", True) else "eager")
+
+
+def not_packable(model: Any, max_length: int) -> str | None:
+    """Why the model's attention cannot run over segments of up to `max_length` tokens, or None if it can."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = inner.config.get_text_config()
+    if not getattr(inner, "_supports_attention_backend", False):
+        return "does not use transformers' attention interface"
+    if getattr(inner, "_is_stateful", False):
+        return "carries state from token to token"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and window < max_length:
+        return f"has a sliding window of {window} tokens, shorter than train.max_length={max_length}"
+    chunk = getattr(config, "attention_chunk_size", None)
+    if chunk is not None and chunk < max_length:
+        return f"attends in chunks of {chunk} tokens, shorter than train.max_length={max_length}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "caps attention scores"
+    if any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in inner.named_parameters()):
+        return "uses attention sinks"
+    for name in ("attention_dropout", "attn_pdrop"):
+        if getattr(config, name, 0.0):
+            return f"drops attention weights ({name}={getattr(config, name)})"
+    return None
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -225,7 +225,13 @@ def fuse_layers(model: Any) -> int:
     layer_of = {part: layer for layer in repeated_layers(model) for part in layer.modules()}
     fused = 0
     for module in list(model.modules()):
-        forward = _norm_of(module, narrow=module in narrow) or _lora_of(module) or _mlp_of(module, dtype)
+        forward: Any = _lora_of(module)
+        try:
+            forward = forward or _norm_of(module, narrow=module in narrow) or _mlp_of(module, dtype)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            continue  # it takes something else than (tokens, size): not one of ours
         if isinstance(forward, _FusedMlp):
             forward = replace(forward, layer=layer_of.get(module))
         if forward is not None:

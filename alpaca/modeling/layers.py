@@ -1,5 +1,6 @@
 """Settings on a model's layers: activation checkpointing, compilation, dropout."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,13 +26,14 @@ def checkpoint_activations(model: Any, how: str) -> None:
 
 
 def dropout_settings(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Where the model draws dropout when it trains: modules and the attribute that holds a probability above 0.
+    """Where the model draws random numbers when it trains: modules and the attribute that holds how much, above 0.
 
-    Some models call the function with a number they keep (OPT's `dropout`) instead of a module.
+    Some models call the function with a number they keep (OPT's `dropout`) instead of a module; routers of experts
+    may add noise (`jitter`).
     """
     found = []
     for module in model.modules():
-        names = ["p"] if isinstance(module, nn.Dropout) else [name for name in vars(module) if name in _DROPOUTS]
+        names = ["p"] if isinstance(module, nn.Dropout) else [name for name in vars(module) if _RANDOM.search(name)]
         found += [(module, name) for name in names if _is_probability(getattr(module, name))]
     return found
 
@@ -52,7 +54,7 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-_DROPOUTS = {"dropout", "hidden_dropout", "activation_dropout", "attention_dropout", "resid_dropout", "layerdrop"}
+_RANDOM = re.compile(r"dropout|pdrop|layerdrop|jitter")
 
 
 def _is_probability(value: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 
 from alpaca.config import AdapterConfig
 from alpaca.devices import require_bitsandbytes
+from alpaca.modeling.targets import is_plain
 
 # Storage type of packed 4-bit weights, two codes to a byte: FSDP2 shards what is floating point and leaves bytes whole.
 STORAGE = torch.bfloat16
@@ -52,8 +53,9 @@ def quantise(model: Any, settings: Any) -> None:
         import bitsandbytes as bnb
 
     head = model.get_output_embeddings()
-    for name, module in list(model.named_modules()):
-        if type(module) is not nn.Linear or module is head:
+    modules = dict(model.named_modules())
+    for name, module in list(modules.items()):
+        if type(module) is not nn.Linear or module is head or not is_plain(modules, name):
             continue
         device = module.weight.device
         sizes = (module.in_features, module.out_features, module.bias is not None)
@@ -80,6 +82,13 @@ def quantise(model: Any, settings: Any) -> None:
     setattr(model, "is_loaded_in_8bit" if settings.load_in_8bit else "is_loaded_in_4bit", True)
     model.quantization_method = settings.quant_method
     model.config.quantization_config = settings
+
+
+def not_quantised(model: Any) -> list[str]:
+    """Full names of linear layers that must stay whole: the output projection, and those that are not just called."""
+    head, modules = model.get_output_embeddings(), dict(model.named_modules())
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    return [name for name in linear if modules[name] is head or not is_plain(modules, name)]
 
 
 def made_exact(model: Any) -> None:

@@ -1,11 +1,17 @@
-"""Which linear layers get LoRA: roles (`all`, `attention`, `query_value`, `mlp`) of any model, or names of its layers.
+"""Which weights get LoRA: roles (`all`, `attention`, `query_value`, `mlp`, `experts`) of any model, or names of layers.
 
 Roles come from what a layer does, not from a list of names. One token goes through the model with an
 attention function that looks at its query, key and value: a linear layer whose output reaches the query
 with no other linear layer in between makes the query. Everything in the module that called the attention
-is `attention`; the rest of a decoder layer is `mlp`.
+is `attention`; the rest of a decoder layer is `mlp`. `experts` are those kept as one tensor (experts, ., .), which are
+no linear layers and which `all` leaves out: under LoRA PEFT makes their updated weights anew in every forward, so they
+cost as much memory again.
 """
 
+import functools
+import inspect
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +22,9 @@ from torch import nn
 from alpaca.errors import UserError
 from alpaca.modeling.layers import repeated_layers
 
-ROLES = ("all", "attention", "query_value", "mlp")
+EXPERTS = "experts"
+ROLES = ("all", "attention", "query_value", "mlp", EXPERTS)
+MODELS = "transformers.models."
 _LOOKING = "alpaca_looking"
 
 
@@ -38,11 +46,62 @@ class Roles:
 
 
 def linear_layers(model: Any) -> dict[str, nn.Linear]:
-    """All linear layers by full name, quantised ones too, but not the output projection."""
+    """All linear layers that text goes through by full name, quantised ones too, but not the output projection.
+
+    Left out are those that LoRA cannot reach: a subclass that computes something else (Llama 4's router), and one
+    whose weight its owner reads past its forward (Mamba's kernels take `out_proj.weight`).
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    modules = dict(model.named_modules())
+    inside = {id(module) for module in text_part(model).modules()}
     return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and module is not head and id(module) in inside and is_plain(modules, name)
     }
+
+
+def is_plain(modules: dict[str, Any], name: str) -> bool:
+    """Whether the linear layer `name` among the `modules` of a model is used as one, and nothing but called."""
+    owner, _, last = name.rpartition(".")
+    return _is_linear(modules[name]) and not _is_read_directly(modules[owner], last)
+
+
+def text_part(model: Any) -> nn.Module:
+    """What text goes through: all of a language model, the decoder of one that sees or hears too."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    composite = hasattr(inner, "config") and inner.config.get_text_config() is not inner.config
+    part: nn.Module = inner.get_decoder() if composite else inner
+    return part
+
+
+@torch.no_grad()
+def _is_linear(module: nn.Linear) -> bool:
+    """Whether a subclass of a model's own still gives x W^T + b."""
+    if not type(module).__module__.startswith(MODELS) or module.weight.is_meta:
+        return True
+    x = torch.randn(2, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
+    try:
+        result: Any = module(x)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+    expected = nn.functional.linear(x, module.weight, module.bias)
+    return isinstance(result, torch.Tensor) and result.shape == expected.shape and torch.allclose(result, expected)
+
+
+def _is_read_directly(owner: nn.Module, name: str) -> bool:
+    pattern = rf"\bself\.{re.escape(name)}\.weight\b(?!\.(dtype|device|shape|size))"
+    return bool(re.search(pattern, _source(f"{type(owner).__module__}:{type(owner).__qualname__}")))
+
+
+@functools.lru_cache(maxsize=256)
+def _source(owner: str) -> str:
+    """Source of a class of transformers' models, given as MODULE:NAME; empty where it cannot be had."""
+    module, _, name = owner.partition(":")
+    try:
+        return inspect.getsource(getattr(sys.modules[module], name)) if module.startswith(MODELS) else ""
+    except (OSError, TypeError, AttributeError):
+        return ""
 
 
 def target_names(model: Any, targets: list[str]) -> list[str]:
@@ -52,11 +111,13 @@ def target_names(model: Any, targets: list[str]) -> list[str]:
         UserError: a target that is neither a role nor a layer, or one that this model cannot tell apart.
     """
     layers = linear_layers(model)
-    if not layers:
+    if not layers and EXPERTS not in targets:
         raise UserError(f"adapter: {type(model).__name__} has no linear layer to put LoRA on; set adapter=full")
     roles: Roles | None = None
     chosen: set[str] = set()
     for target in targets or ["all"]:
+        if target == EXPERTS:
+            continue
         if target == "all":
             chosen |= layers.keys()
         elif target in ROLES:
@@ -74,6 +135,19 @@ def target_names(model: Any, targets: list[str]) -> list[str]:
     last_parts = {name.rsplit(".", 1)[-1] for name in chosen}
     everywhere = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in last_parts]
     return sorted(last_parts) if set(everywhere) == chosen else sorted(chosen)
+
+
+def expert_parameters(model: Any) -> list[str]:
+    """Weights of experts kept as one tensor, as PEFT takes them: `experts.gate_up_proj` and the like."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return sorted(
+        {
+            f"{names[id(module)].rpartition('.')[2]}.{name}"
+            for module in text_part(model).modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if parameter.dim() == 3 and parameter.is_floating_point() and not isinstance(module, nn.Conv1d)
+        }
+    )
 
 
 def _of_role(model: Any, role: str, roles: Roles) -> frozenset[str]:
@@ -120,7 +194,7 @@ def find_roles(model: Any) -> Roles:
         return value.repeat_interleave(repeats, 1).transpose(1, 2).contiguous(), None  # one token attends to itself
 
     hooks = [module.register_forward_hook(remember(name)) for name, module in layers.items()]
-    before, training = model.config._attn_implementation, model.training
+    before, training = model.config.get_text_config()._attn_implementation, model.training
     try:
         from transformers import AttentionInterface
 

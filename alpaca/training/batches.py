@@ -1,7 +1,7 @@
 """Optimizer steps as tensors: one rank's micro-batches of each step, laid out for the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,28 @@ class Layout:
         micro_batch_tokens: most tokens of one micro-batch.
         packed: one flat sequence; False pads rows to one length.
         share_prefix: common prompt prefixes are computed once (packed only).
+        one_by_one: each example is a micro-batch of its own (not packed), for models that padding disturbs.
     """
 
     micro_batch_tokens: int
     packed: bool = True
     share_prefix: bool = False
+    one_by_one: bool = False
+
+    @property
+    def in_words(self) -> str:
+        """What it does with rows."""
+        if self.one_by_one:
+            return "one row at a time"
+        if not self.packed:
+            return "padded rows"
+        return "packed rows with shared prefixes" if self.share_prefix else "packed rows"
 
     def divide(self, lengths: np.ndarray, ranks: int = 1) -> list[list[np.ndarray]]:
         """For each rank its micro-batches, as positions in `lengths`."""
-        split = divide if self.packed else divide_padded
-        return split(lengths, ranks, self.micro_batch_tokens)
+        if self.packed:
+            return divide(lengths, ranks, self.micro_batch_tokens)
+        return divide_padded(lengths, ranks, self.micro_batch_tokens, most=1 if self.one_by_one else None)
 
     def lay_out(self, examples: Examples, indices: Sequence[int] | np.ndarray) -> MicroBatch:
         """One micro-batch of the examples at `indices`."""
@@ -39,7 +51,8 @@ class Layout:
         first = [int(place) for place in examples.first_labels[indices]]
         if self.packed:
             return pack(ids, prompts, share_prefix=self.share_prefix, first_labels=first)
-        return pad(ids, prompts, first_labels=first)
+        padded = pad(ids, prompts, first_labels=first)
+        return replace(padded, mask=None) if self.one_by_one else padded
 
 
 @dataclass(frozen=True)
@@ -81,14 +94,15 @@ class Steps(Dataset[Step]):
 
 def model_inputs(batch: MicroBatch, device: torch.device) -> dict[str, Any]:
     """Keywords of the model's forward: ids and positions (rows, length), and who sees whom."""
-    inputs: dict[str, Any] = {
-        "input_ids": torch.from_numpy(batch.input_ids).view(batch.rows, -1).to(device, non_blocking=True),
-        "position_ids": torch.from_numpy(batch.position_ids).view(batch.rows, -1).to(device, non_blocking=True),
-    }
-    if batch.mask is not None:
-        inputs["attention_mask"] = torch.from_numpy(batch.mask).view(batch.rows, -1).long().to(device)
-    else:
-        inputs["segments"] = batch.segments
+
+    def rows(content: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(content).view(batch.rows, -1).to(device, non_blocking=True)
+
+    inputs: dict[str, Any] = {"input_ids": rows(batch.input_ids)}
+    if batch.segments is not None:
+        inputs |= {"position_ids": rows(batch.position_ids), "segments": batch.segments}
+    elif batch.mask is not None:
+        inputs |= {"attention_mask": rows(batch.mask).long()}
     return inputs
 
 

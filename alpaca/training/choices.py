@@ -7,6 +7,8 @@
 * `share_prefix`: on wherever it is exact, that is without dropout, with packing, and with prompts that
   carry no labels. A shared token costs a gathered key in attention and saves every other operation on it;
   on Alpaca rows about a quarter of all tokens need not be executed.
+* `packed`: on unless `train.packing=off`; rows are padded where the model's attention cannot run over segments, and
+  one row is taken at a time where padding changes a number too (found by the self-check).
 * `attention`: variable-length kernels on a GPU in bf16 or fp16, matrix products per segment otherwise.
 """
 
@@ -22,6 +24,7 @@ from alpaca.data.encoding import Examples
 from alpaca.data.steps import token_budget
 from alpaca.errors import UserError
 from alpaca.modeling.adapters import trained_parameters
+from alpaca.modeling.attention import not_packable
 from alpaca.modeling.layers import dropout_settings
 from alpaca.planning.memory import state_bytes
 from alpaca.planning.micro_batch import FREE_SHARE, SHARDED_TOKENS, largest_that_fits
@@ -43,12 +46,13 @@ class Choices:
         return {**vars(self.layout), "reasons": self.reasons}
 
 
-def choose(config: Config, compute: Compute, model: nn.Module, examples: Examples, world: World) -> Choices:
-    """The layout of micro-batches; on a GPU that holds the whole model their size is found by trying unless it is set.
+def choose_size(
+    choices: Choices, config: Config, compute: Compute, model: nn.Module, examples: Examples, world: World
+) -> Choices:
+    """Micro-batch tokens: as set, or on a GPU that holds the whole model found by trying.
 
     Before sharding every rank holds more than it will: there the rule is 8,192 tokens.
     """
-    choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
     if config.train.micro_batch_tokens is not None or compute.device.type != "cuda":
         return choices
     if config.parallelism.sharding not in ("none", "replicate") and not world.alone:
@@ -59,6 +63,8 @@ def choose(config: Config, compute: Compute, model: nn.Module, examples: Example
 
     def run_micro_batch(tokens: int) -> None:
         rows = [longest] * max(1, tokens // int(examples.lengths[longest]))
+        if layout.one_by_one:
+            rows = rows[:1]
         batch = replace(layout, share_prefix=False).lay_out(examples, rows)
         model.train()
         try:
@@ -83,48 +89,21 @@ def choose_layout(train: TrainConfig, adapter: AdapterConfig, model: Any, *, max
     """The layout for `model`, by the rules above; micro-batch tokens as on a CPU.
 
     Raises:
-        UserError: the model cannot be packed and `train.packing` is on; or sharing is forced where it is inexact.
+        UserError: sharing is forced where it is inexact.
     """
-    packed = train.packing == "on"
-    if packed and (reason := not_packable(model, max_length)):
-        raise UserError(
-            f"train.packing=on: {type(_inner(model)).__name__} {reason}; set train.packing=off (padded rows, slower)"
-        )
-    inexact = _why_not_shared(train, adapter, model)
+    unpacked = "as set" if train.packing == "off" else not_packable(model, max_length)
+    packed = unpacked is None
+    inexact = _why_not_shared(train, adapter, model) if packed else "rows are padded"
     if train.share_prefix == "on" and inexact:
         raise UserError(f"train.share_prefix=on: {inexact}, so sharing would not be exact; set train.share_prefix=auto")
     shared = train.share_prefix != "off" and not inexact
     reasons = {"share_prefix": inexact or ("as set" if train.share_prefix != "auto" else "exact here")}
+    if unpacked is not None:
+        reasons["packed"] = unpacked
     return Choices(Layout(token_budget(train.micro_batch_tokens, max_length), packed, shared), reasons)
 
 
-def not_packable(model: Any, max_length: int) -> str | None:
-    """Why the model's attention cannot run over segments, or None if it can."""
-    inner = _inner(model)
-    config = inner.config.get_text_config()
-    if not getattr(inner, "_supports_attention_backend", False):
-        return "does not use transformers' attention interface"
-    if getattr(inner, "_is_stateful", False):
-        return "carries state from token to token"
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True) and window < max_length:
-        return f"has a sliding window of {window} tokens, shorter than train.max_length={max_length}"
-    chunk = getattr(config, "attention_chunk_size", None)
-    if chunk is not None and chunk < max_length:
-        return f"attends in chunks of {chunk} tokens, shorter than train.max_length={max_length}"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "caps attention scores"
-    if any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in inner.named_parameters()):
-        return "uses attention sinks"
-    for name in ("attention_dropout", "attn_pdrop"):
-        if getattr(config, name, 0.0):
-            return f"drops attention weights ({name}={getattr(config, name)})"
-    return None
-
-
 def _why_not_shared(train: TrainConfig, adapter: AdapterConfig, model: Any) -> str:
-    if train.packing == "off":
-        return "train.packing=off pads rows"
     if train.train_on_prompt:
         return "prompts carry labels (train.train_on_prompt)"
     if adapter.kind != "full" and adapter.dropout:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from alpaca.data.microbatch import MicroBatch
+from alpaca.modeling.targets import text_part
 from alpaca.training.loss import output_projection
 
 # Dense peak in TFLOP/s of bf16 (fp16 on V100 and T4) matrix products, from NVIDIA's data sheets.
@@ -38,7 +39,8 @@ class ModelFlops:
     """Forward costs of one model.
 
     Attributes:
-        frozen, trained: weights of linear layers without the head, by whether they are trained.
+        frozen, trained: weights that a token is multiplied with, without the head, by whether they are trained; of
+            experts the share that a token is sent to.
         head: weights of the output projection; `head_trained` says whether they are.
         attention: operations for each query-key pair, all layers.
     """
@@ -53,16 +55,24 @@ class ModelFlops:
     def of(cls, model: nn.Module) -> "ModelFlops":
         """Counts from the modules of `model`, adapters included."""
         head = output_projection(model)
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-        weights = [(module.in_features * module.out_features, module.weight.requires_grad) for module in linear]
-        config: Any = model.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        modules = [module for module in text_part(model).modules() if module is not head]
+        weights = [
+            (module.in_features * module.out_features, module.weight.requires_grad)
+            for module in modules
+            if isinstance(module, nn.Linear)
+        ]
+        weights += [
+            (part.numel() * _routed(model) // len(part), part.requires_grad)
+            for module in modules
+            for part in module.parameters(recurse=False)
+            if part.dim() == 3 and not isinstance(module, nn.Conv1d)
+        ]
         return cls(
             frozen=sum(size for size, trained in weights if not trained),
             trained=sum(size for size, trained in weights if trained),
-            head=head.weight.numel(),  # type: ignore[operator, union-attr]
-            head_trained=bool(head.weight.requires_grad),  # type: ignore[union-attr]
-            attention=4 * config.num_attention_heads * head_dim * config.num_hidden_layers,
+            head=head.weight.numel() if head is not None else 0,
+            head_trained=head is not None and bool(head.weight.requires_grad),
+            attention=4 * sum(map(_attention_width, modules)),
         )
 
     def training_step(self, batch: MicroBatch) -> float:
@@ -70,6 +80,30 @@ class ModelFlops:
         weights = batch.executed * (2 * self.frozen * 2 + 2 * self.trained * 3)
         head = len(batch.labels) * 2 * self.head * (3 if self.head_trained else 2)
         return weights + head + 3 * self.attention * attended_pairs(batch)
+
+
+def counted(model: nn.Module) -> ModelFlops | None:
+    """`ModelFlops.of`, or None for a model built in a way that it does not know: a count never ends a run."""
+    try:
+        return ModelFlops.of(model)
+    except Exception:
+        return None
+
+
+def _routed(model: Any) -> int:
+    """Experts that one token is sent to."""
+    config = model.config.get_text_config()
+    names = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k")
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 1)
+
+
+def _attention_width(module: Any) -> int:
+    """heads x head_dim of a module that attends, 0 of any other."""
+    head_dim = getattr(module, "head_dim", None)
+    if "attention" not in type(module).__name__.lower() or not isinstance(head_dim, int):
+        return 0
+    heads = getattr(module, "num_heads", None) or getattr(getattr(module, "config", None), "num_attention_heads", 0)
+    return int(heads or 0) * head_dim
 
 
 def attended_pairs(batch: MicroBatch) -> int:

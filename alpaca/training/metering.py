@@ -27,7 +27,7 @@ DIRECTIONS = {
 class Meter:
     """Counts what `observe` sees and turns it into `perf/` metrics at each log line; costs microseconds a step."""
 
-    def __init__(self, device: torch.device, flops: ModelFlops, peak_tflops: float | None):
+    def __init__(self, device: torch.device, flops: ModelFlops | None, peak_tflops: float | None):
         self.device, self.flops, self.peak_tflops = device, flops, peak_tflops
         self.examples = self.logical = self.supervised = self.executed = 0
         self.started = self._since = self._ended = time.perf_counter()
@@ -72,7 +72,8 @@ class Meter:
         self._executed += executed
         self._supervised += step.supervised
         self._padding += sum(int((~batch.mask).sum()) for batch in step.micro_batches if batch.mask is not None)
-        self._operations += sum(self.flops.training_step(batch) for batch in step.micro_batches)
+        if self.flops is not None:
+            self._operations += sum(self.flops.training_step(batch) for batch in step.micro_batches)
         self.examples += step.examples
         self.logical += step.logical
         self.supervised += step.supervised
@@ -91,15 +92,16 @@ class Meter:
             "perf/logical_tokens_per_s": self._logical / elapsed,
             "perf/executed_tokens_per_s": self._executed / elapsed,
             "perf/supervised_tokens_per_s": self._supervised / elapsed,
-            "perf/model_tflops": tflops,
             "perf/packing": 1 - self._padding / max(1, self._executed),
             "perf/sharing": self._executed / max(1, self._logical),
             "perf/data_wait": self._waited / elapsed,
             "perf/step_time_s": elapsed / steps,
             "perf/peak_memory_gib": peak_memory_gib(self.device),
         }
-        if self.peak_tflops is not None:
-            found["perf/mfu"] = tflops / self.peak_tflops
+        if self.flops is not None:
+            found["perf/model_tflops"] = tflops
+            if self.peak_tflops is not None:
+                found["perf/mfu"] = tflops / self.peak_tflops
         self._since = now
         self._clear()
         return found

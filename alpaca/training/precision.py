@@ -1,7 +1,10 @@
 """Device and compute precision of a run, and the rules by which they are chosen."""
 
 import contextlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,8 +40,9 @@ class Compute:
 def choose(precision: str, local_rank: int = 0) -> Compute:
     """The device of this machine's rank `local_rank`, and `precision`; for `auto` bf16 where the device does it well.
 
-    On a CPU that means instructions for bf16 matrix products (AVX512-BF16 or AMX): without them bf16 is
-    emulated and slower than fp32. On a GPU it means native bf16 (compute capability 8.0 and up).
+    On a CPU that means instructions for bf16 matrix products (AVX512-BF16 or AMX): without them, or where
+    `ONEDNN_MAX_CPU_ISA` forbids them, bf16 is emulated and slower than fp32. On a GPU it means native bf16 (compute
+    capability 8.0 and up).
 
     Raises:
         UserError: bf16 was asked for and the GPU has none, or fp16 on a CPU.
@@ -59,5 +63,22 @@ def choose(precision: str, local_rank: int = 0) -> Compute:
 
 
 def _cpu_has_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return multiplies_bf16(torch.cpu.get_capabilities(), limit)
+
+
+def multiplies_bf16(capabilities: Mapping[str, Any], isa_limit: str = "") -> bool:
+    """Whether a CPU multiplies bf16 matrices by instructions of its own.
+
+    Args:
+        capabilities: flags as `torch.cpu.get_capabilities` names them.
+        isa_limit: `ONEDNN_MAX_CPU_ISA`, the newest instructions that oneDNN, which multiplies matrices, may use.
+    """
+    limit = isa_limit.upper()
+    if (
+        limit
+        and limit not in ("DEFAULT", "ALL")
+        and not any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10"))
+    ):
+        return False
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

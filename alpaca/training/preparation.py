@@ -90,7 +90,7 @@ def build_model(
             keep_drawn_base(drawn, tokenizer, run) if run is not None and config.adapter.kind != FULL else None
         ),
     )
-    if config.train.packing == "on":
+    if config.train.packing == "on" and attention.not_packable(base, config.train.max_length) is None:
         base.set_attn_implementation(_packed_attention(config.model, compute))
     checkpoint_activations(base, config.train.activation_checkpointing)
     model = add_adapter(base, config.adapter, seed=config.train.seed)

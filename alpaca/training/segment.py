@@ -10,7 +10,7 @@ from alpaca.evaluation.losses import held_out_losses
 from alpaca.training.batches import Steps
 from alpaca.training.best import Best
 from alpaca.training.checkpoint import Checkpoints, Reader
-from alpaca.training.flops import ModelFlops, peak_tflops
+from alpaca.training.flops import counted, peak_tflops
 from alpaca.training.loop import LossScale, Progress, Session, train
 from alpaca.training.metering import Meter
 from alpaca.training.optimizers import build_optimizer, peak_learning_rate
@@ -28,7 +28,7 @@ class Segment:
         self.session, self.model, self.steps, self.held_out = session, model, steps, held_out
         self.checkpoints = Checkpoints(session.directory.path / "checkpoints", session.world, compute.device)
         self.meter = Meter(
-            compute.device, ModelFlops.of(without_wrapper(model)), peak_tflops(compute.device, compute.precision)
+            compute.device, counted(without_wrapper(model)), peak_tflops(compute.device, compute.precision)
         )
         rate = peak_learning_rate(config.optimizer, config.adapter)
         optimizer = build_optimizer(model, config.optimizer, rate, b_lr_ratio=config.adapter.b_lr_ratio)

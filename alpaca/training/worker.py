@@ -21,7 +21,7 @@ from alpaca.evaluation.quick import QuickScores
 from alpaca.evaluation.scores import DIRECTIONS, declared
 from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
-from alpaca.modeling.adapters import FULL, trained_parameters
+from alpaca.modeling.adapters import FULL, left_out, trained_parameters
 from alpaca.modeling.base import load_tokenizer
 from alpaca.modeling.quiet import quiet_libraries
 from alpaca.planning.command import at_the_start
@@ -32,7 +32,7 @@ from alpaca.tracking.wandb_run import WandbRun
 from alpaca.tracking.wandb_settings import artifact_name, is_silent
 from alpaca.training.batches import Layout, Steps
 from alpaca.training.checkpoint import Checkpoints
-from alpaca.training.choices import Choices, choose
+from alpaca.training.choices import Choices, choose_layout, choose_size
 from alpaca.training.guards import memory_advice
 from alpaca.training.loop import Session
 from alpaca.training.metering import DIRECTIONS as PERFORMANCE
@@ -42,7 +42,7 @@ from alpaca.training.preparation import Prepared, build_model, prepare
 from alpaca.training.saving import save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before, score_further
 from alpaca.training.segment import Segment
-from alpaca.training.self_check import self_check
+from alpaca.training.self_check import exact_layout
 from alpaca.training.sharding import is_sharded, splits, spread, whole_weights, without_wrapper
 from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats
@@ -85,14 +85,17 @@ def run(
         with memory_advice(config, Layout(config.train.micro_batch_tokens or config.train.max_length)):
             split = splits(config.parallelism, world)
             model = build_model(config, tokenizer, compute, directory.path if world.is_main else None, split=split)
-    choices = _same_on_every_rank(choose(config, compute, model, prepared.train, world), directory, config, world)
-    directory.write_environment(
-        device=str(compute.device), precision=compute.precision, world_size=world.size, choices=choices.recorded()
-    )
+        if config.adapter.kind != FULL and "all" in (config.adapter.targets or ["all"]) and (rest := left_out(model)):
+            terminal.warn(f"adapter={config.adapter.name}: {rest}")
+        choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
+        if config.train.packing == "on" and not choices.layout.packed:
+            terminal.warn(f"rows are padded, which is slower than packing: the model {choices.reasons['packed']}")
+        if config.train.self_check and not split:
+            choices = checked(model, prepared.train, choices, compute, world, terminal)
+        choices = choose_size(choices, config, compute, model, prepared.train, world)
+    choices = _same_on_every_rank(choices, directory, config, world)
     trained, total = trained_parameters(model)
     _announce(config, prepared, choices, compute, trained, total, terminal)
-    if config.train.self_check and not split:
-        check(model, prepared.train, choices.layout, compute, world, terminal)
     facts = {
         "signature": mark,
         "variant": variant_of(directory.identity.get("settings", {})),
@@ -106,7 +109,10 @@ def run(
     try:
         model = spread(model, config.parallelism, world, compute.device)
         if config.train.self_check and split:
-            check(model, prepared.train, choices.layout, compute, world, terminal)
+            choices = checked(model, prepared.train, choices, compute, world, terminal)
+        directory.write_environment(
+            device=str(compute.device), precision=compute.precision, world_size=world.size, choices=choices.recorded()
+        )
         summary = {"signature": mark, **_train_and_score(session, prepared, choices, model, tokenizer)}
         summary["trained_parameters"], summary["parameters"] = trained, total
         directory.finish(FINISHED, summary)
@@ -123,15 +129,20 @@ def run(
     return summary | {"wandb": tracker.where}
 
 
-def check(
-    model: nn.Module, examples: Examples, layout: Layout, compute: Compute, world: World, terminal: Terminal
-) -> None:
-    """The self-check, and a line about it."""
-    checked = self_check(model, examples, layout, compute, world)
+def checked(
+    model: nn.Module, examples: Examples, choices: Choices, compute: Compute, world: World, terminal: Terminal
+) -> Choices:
+    """The layout that the self-check finds exact, and a line about it; a second where it is slower than the choice."""
+    layout, found, reasons = exact_layout(model, examples, choices.layout, compute, world)
     terminal.print(
-        f"[bold]check[/]  {checked.rows} rows together and one at a time: loss differs by {checked.loss:.0e}, "
-        f"gradient by {checked.gradient:.0e} (relative)"
+        f"[bold]check[/]  {found.rows} rows together and one at a time: loss differs by {found.loss:.0e}, "
+        f"gradient by {found.gradient:.0e} (relative)"
     )
+    if not reasons:
+        return choices
+    terminal.warn(f"{layout.in_words}, which is slower: not exact with this model are {'; '.join(reasons)}")
+    why = {"share_prefix" if layout.packed else "packed": reasons[-1]}
+    return Choices(layout, {**choices.reasons, **why})
 
 
 def _same_on_every_rank(choices: Choices, directory: RunDirectory, config: Config, world: World) -> Choices:

@@ -37,7 +37,7 @@ def test_prefixes_are_shared_wherever_it_is_exact():
     [
         (DROPOUT, {}, "adapter.dropout=0.05 draws anew for each token"),
         (FULL, {"train_on_prompt": True}, "prompts carry labels (train.train_on_prompt)"),
-        (FULL, {"packing": "off"}, "train.packing=off pads rows"),
+        (FULL, {"packing": "off"}, "rows are padded"),
     ],
     ids=["dropout", "prompts trained", "padded"],
 )
@@ -78,12 +78,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_a_model_whose_attention_is_not_plain_is_refused_with_the_way_out(reason: str):
-    model = build(REFUSED[reason], implementation="eager")
-    with pytest.raises(UserError, match=r"set train\.packing=off$|\(padded rows, slower\)") as refused:
-        choose_layout(TrainConfig(), FULL, model, max_length=512)
-    assert str(refused.value).startswith(f"train.packing=on: {type(model).__name__} {reason}")
-    assert choose_layout(TrainConfig(packing="off"), FULL, model, max_length=512).layout.packed is False
+def test_a_model_whose_attention_is_not_plain_gets_padded_rows_and_the_reason(reason: str):
+    choices = choose_layout(TrainConfig(), FULL, build(REFUSED[reason], implementation="eager"), max_length=512)
+    assert (choices.layout.packed, choices.layout.share_prefix) == (False, False)
+    assert choices.recorded()["reasons"]["packed"].startswith(reason)
 
 
 @pytest.mark.parametrize("reason", [one for one in REFUSED if "drops" not in one])
@@ -130,12 +128,39 @@ def test_fp16_on_a_cpu_is_refused_and_automatic_precision_never_chooses_it():
     assert precision.choose("bf16").frozen_dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("flags", "limit", "native"),
+    [
+        ({"avx2": True, "fma3": True}, "", False),  # an ordinary laptop
+        ({"avx2": True, "avx512_f": True, "avx512_vnni": True}, "", False),  # Ice Lake
+        ({"avx512_f": True, "avx512_bf16": True}, "", True),  # Zen 4
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "DEFAULT", True),  # Sapphire Rapids
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "AVX512_CORE_BF16", True),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "AVX512_CORE", False),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "avx2", False),
+    ],
+)
+def test_automatic_precision_is_bf16_only_where_the_processor_multiplies_in_it(flags: dict, limit: str, native: bool):
+    assert precision.multiplies_bf16(flags, limit) is native
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides by itself")
+def test_automatic_precision_follows_the_flags_of_this_processor(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    flags = torch.cpu.get_capabilities()
+    expected = "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
+    assert precision.choose("auto").precision == expected
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert precision.choose("auto").precision == "fp32"
+
+
 def test_env_json_records_what_was_chosen_and_why(finished: Outcome):
     automatic = json.loads((finished.directory / "env.json").read_text())["automatic"]
     assert automatic == {
         "micro_batch_tokens": 4096,
         "packed": True,
         "share_prefix": True,
+        "one_by_one": False,
         "reasons": {"share_prefix": "exact here"},
     }
 
@@ -150,14 +175,15 @@ def test_a_run_says_why_it_shares_no_prefixes(workplace):
     assert "no shared prefixes: adapter.dropout=0.1 draws anew for each token" in " ".join(outcome.out.split())
 
 
-def test_a_window_shorter_than_the_examples_trains_padded_and_is_refused_packed(workplace):
+def test_a_run_whose_model_cannot_be_packed_pads_its_rows_and_says_so(workplace):
     settings = ("model.architecture.model_type=mistral", "+model.architecture.sliding_window=64")
-    refused = alpaca_run(workplace, *QUICK, *settings, "output_dir=a")
-    assert (refused.status, len(refused.err.strip().splitlines())) == (2, 1)
-    assert "has a sliding window of 64 tokens" in refused.err
-    padded = alpaca_run(workplace, *QUICK, *settings, "train.packing=off", "output_dir=b")
-    assert padded.status == 0, padded.err
-    assert "no shared prefixes: train.packing=off pads rows" in " ".join(padded.out.split())
+    found = alpaca_run(workplace, *QUICK, *settings, "output_dir=a")
+    assert found.status == 0, found.err
+    text = " ".join(found.out.split())
+    assert "rows are padded, which is slower than packing: the model has a sliding window of 64 tokens" in text
+    automatic = json.loads((found.directory / "env.json").read_text())["automatic"]
+    assert automatic["packed"] is False
+    assert automatic["reasons"]["packed"].startswith("has a sliding window of 64 tokens")
 
 
 def test_a_kernel_that_the_device_has_not_is_refused(workplace):
