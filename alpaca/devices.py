@@ -3,6 +3,7 @@
 Torch is imported only where the answer depends on it.
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
 
 from alpaca.config import Config
@@ -47,3 +48,16 @@ def require_bitsandbytes(setting: str) -> None:
         raise UserError(
             f"{setting}: needs bitsandbytes, which is not installed; install it with: pip install bitsandbytes"
         )
+
+
+def multiplies_bf16(flags: Collection[str], isa_limit: str = "") -> bool:
+    """Whether a CPU multiplies bf16 matrices by instructions of its own: the rule of `train.precision=auto`.
+
+    Args:
+        flags: names of the instructions it has, as `/proc/cpuinfo` and torch have them.
+        isa_limit: `ONEDNN_MAX_CPU_ISA`, the newest instructions that oneDNN, which multiplies matrices, may use.
+    """
+    limit = isa_limit.upper()
+    if limit not in ("", "DEFAULT", "ALL") and not any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10")):
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

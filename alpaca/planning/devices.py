@@ -5,6 +5,7 @@ imported here: a GPU is asked for through `nvidia-smi`, or through torch where s
 """
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 
 import psutil
 import yaml
+
+from alpaca.devices import multiplies_bf16
 
 LIST = Path(__file__).with_name("devices.yaml")
 CPU = "cpu"
@@ -184,11 +187,10 @@ def _host_memory() -> float:
     return total
 
 
-@functools.cache
 def processor_has_bf16() -> bool:
     """Whether this machine's processor multiplies bf16 matrices: the rule of `train.precision=auto`."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", text))
+    return multiplies_bf16(set(text.split()), os.environ.get("ONEDNN_MAX_CPU_ISA", ""))

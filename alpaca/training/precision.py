@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from alpaca.devices import multiplies_bf16
 from alpaca.errors import UserError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -63,22 +62,5 @@ def choose(precision: str, local_rank: int = 0) -> Compute:
 
 
 def _cpu_has_bf16() -> bool:
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
-    return multiplies_bf16(torch.cpu.get_capabilities(), limit)
-
-
-def multiplies_bf16(capabilities: Mapping[str, Any], isa_limit: str = "") -> bool:
-    """Whether a CPU multiplies bf16 matrices by instructions of its own.
-
-    Args:
-        capabilities: flags as `torch.cpu.get_capabilities` names them.
-        isa_limit: `ONEDNN_MAX_CPU_ISA`, the newest instructions that oneDNN, which multiplies matrices, may use.
-    """
-    limit = isa_limit.upper()
-    if (
-        limit
-        and limit not in ("DEFAULT", "ALL")
-        and not any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10"))
-    ):
-        return False
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    flags = {name for name, there in torch.cpu.get_capabilities().items() if there}
+    return multiplies_bf16(flags, os.environ.get("ONEDNN_MAX_CPU_ISA", ""))

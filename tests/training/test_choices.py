@@ -9,7 +9,9 @@ from tiny_models import FULL, LORA, alone, build, difference, family, of_step, s
 
 from alpaca.config import AdapterConfig, TrainConfig
 from alpaca.data.steps import StepPlan
+from alpaca.devices import multiplies_bf16
 from alpaca.errors import UserError
+from alpaca.planning.devices import processor_has_bf16
 from alpaca.planning.micro_batch import largest_that_fits
 from alpaca.training import precision
 from alpaca.training.batches import Layout, Steps
@@ -131,17 +133,17 @@ def test_fp16_on_a_cpu_is_refused_and_automatic_precision_never_chooses_it():
 @pytest.mark.parametrize(
     ("flags", "limit", "native"),
     [
-        ({"avx2": True, "fma3": True}, "", False),  # an ordinary laptop
-        ({"avx2": True, "avx512_f": True, "avx512_vnni": True}, "", False),  # Ice Lake
-        ({"avx512_f": True, "avx512_bf16": True}, "", True),  # Zen 4
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "DEFAULT", True),  # Sapphire Rapids
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "AVX512_CORE_BF16", True),
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "AVX512_CORE", False),
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "avx2", False),
+        ({"avx2", "fma3"}, "", False),  # an ordinary laptop
+        ({"avx2", "avx512_f", "avx512_vnni"}, "", False),  # Ice Lake
+        ({"avx512_f", "avx512_bf16"}, "", True),  # Zen 4
+        ({"avx512_f", "avx512_bf16", "amx_bf16"}, "DEFAULT", True),  # Sapphire Rapids
+        ({"avx512_f", "avx512_bf16", "amx_bf16"}, "AVX512_CORE_BF16", True),
+        ({"avx512_f", "avx512_bf16", "amx_bf16"}, "AVX512_CORE", False),
+        ({"avx512_f", "avx512_bf16", "amx_bf16"}, "avx2", False),
     ],
 )
-def test_automatic_precision_is_bf16_only_where_the_processor_multiplies_in_it(flags: dict, limit: str, native: bool):
-    assert precision.multiplies_bf16(flags, limit) is native
+def test_automatic_precision_is_bf16_only_where_the_processor_multiplies_in_it(flags: set, limit: str, native: bool):
+    assert multiplies_bf16(flags, limit) is native
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides by itself")
@@ -152,6 +154,7 @@ def test_automatic_precision_follows_the_flags_of_this_processor(monkeypatch: py
     assert precision.choose("auto").precision == expected
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert precision.choose("auto").precision == "fp32"
+    assert not processor_has_bf16()
 
 
 def test_env_json_records_what_was_chosen_and_why(finished: Outcome):
