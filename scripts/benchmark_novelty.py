@@ -21,6 +21,7 @@ from rouge_score.tokenize import tokenize
 from alpaca.config import DataSourceConfig
 from alpaca.data import novelty
 from alpaca.data.sources import load
+from alpaca.data.words import tokens
 
 THRESHOLD = 0.7
 EACH_OTHER, POOL, SMALL_POOL, CANDIDATES = 37_000, 52_000, 20_000, 200
@@ -88,7 +89,7 @@ def decided_by_rouge_score(text: str, tokenised: list[list[str]]) -> bool:
 
 def mean_tokens(texts: list[str]) -> float:
     """Mean number of tokens."""
-    return float(np.mean([len(novelty.tokens(text)) for text in texts]))
+    return float(np.mean([len(tokens(text)) for text in texts]))
 
 
 if __name__ == "__main__":

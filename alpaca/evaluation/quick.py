@@ -22,7 +22,7 @@ from alpaca.evaluation.decoding import Sampling, answers
 from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.losses import DIRECTIONS as LOSSES
 from alpaca.evaluation.losses import held_out_losses
-from alpaca.evaluation.rouge import rouge_l
+from alpaca.evaluation.rouge import mean_rouge_l, rouge_l
 from alpaca.evaluation.scores import HIGHER
 from alpaca.training.batches import Layout
 from alpaca.training.precision import Compute
@@ -75,7 +75,8 @@ def quick_scores(
         records.append(record)
     metrics = losses.metrics()
     if answered:
-        metrics["eval/rougeL"] = float(np.mean([record["rougeL"] for record in records[:answered]]))
+        if (mean := mean_rouge_l([record["rougeL"] for record in records[:answered]])) is not None:
+            metrics["eval/rougeL"] = mean
         metrics["eval/stop_rate"] = float(np.mean([one.finish_reason == "stop" for one in made]))
     return QuickScores(metrics, records)
 

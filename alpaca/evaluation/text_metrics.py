@@ -1,14 +1,14 @@
 """What can be counted about answers without a model: overlap with references, variety, length, loops, refusals.
 
-Words are runs of letters and digits in lower case. Everything is given for each answer and over the set;
+Words are those of `alpaca.data.words`. Everything is given for each answer and over the set;
 `distinct_n` is over the set only: different n-grams of all answers by all of them (Li et al. 2016, arXiv:1510.03055).
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from alpaca.data.rows import normalise
+from alpaca.data.words import words
 from alpaca.evaluation.refusals import refuses
 from alpaca.evaluation.rouge import rouge_l
 from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
@@ -31,8 +31,6 @@ DIRECTIONS = {  # of `set_metrics`
     "stop_rate": HIGHER,
 }
 
-_WORD = re.compile(r"\w+")
-
 
 @dataclass(frozen=True)
 class Text:
@@ -46,14 +44,15 @@ class Text:
 
 def text_scores(text: Text) -> dict[str, float]:
     """The numbers of one answer; what does not apply to it is left out."""
-    words = _words(text.output)
+    output_words = words(text.output)
     found = {
-        "words": float(len(words)),
-        "repetition": repetition(words),
+        "words": float(len(output_words)),
+        "repetition": repetition(output_words),
         "refused": float(refuses(text.output)),
     }
     if text.reference:
-        found["rougeL"] = rouge_l(text.reference, text.output)
+        if (score := rouge_l(text.reference, text.output)) is not None:
+            found["rougeL"] = score
         found["exact_match"] = float(normalise(text.reference) == normalise(text.output))
     if text.tokens is not None:
         found["tokens"] = float(text.tokens)
@@ -62,11 +61,11 @@ def text_scores(text: Text) -> dict[str, float]:
     return found
 
 
-def repetition(words: Sequence[str]) -> float:
+def repetition(found: Sequence[str]) -> float:
     """Share of the word triples that occurred before in the same answer."""
-    if len(words) < LOOP_WORDS:
+    if len(found) < LOOP_WORDS:
         return 0.0
-    triples = list(zip(words, words[1:], words[2:], strict=False))
+    triples = list(zip(found, found[1:], found[2:], strict=False))
     return 1 - len(set(triples)) / len(triples)
 
 
@@ -74,12 +73,12 @@ def set_metrics(texts: Sequence[Text], scores: Sequence[dict[str, float]]) -> di
     """Means and rates over a set of answers; `scores` are those of `text_scores` in the same order."""
     if not texts:
         return {}
-    words = [_words(text.output) for text in texts]
+    output_words = [words(text.output) for text in texts]
     found = {
         "answers": float(len(texts)),
-        "distinct_1": distinct(words, 1),
-        "distinct_2": distinct(words, 2),
-        "words": _mean(len(each) for each in words),
+        "distinct_1": distinct(output_words, 1),
+        "distinct_2": distinct(output_words, 2),
+        "words": _mean(len(each) for each in output_words),
         "empty_rate": _mean(not text.output.strip() for text in texts),
         "repetition_rate": _mean(each["repetition"] > LOOP_SHARE for each in scores),
         "refusal_rate": _mean(each["refused"] for each in scores),
@@ -97,7 +96,7 @@ def set_metrics(texts: Sequence[Text], scores: Sequence[dict[str, float]]) -> di
 
 def distinct(answers: Iterable[Sequence[str]], n: int) -> float:
     """Different n-grams of all answers by all their n-grams; 0 where there is none."""
-    grams = [tuple(words[start : start + n]) for words in answers for start in range(len(words) - n + 1)]
+    grams = [tuple(each[start : start + n]) for each in answers for start in range(len(each) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -109,10 +108,6 @@ def never_stops(answers: int, stop_rate: float | None, max_new_tokens: int) -> s
         f"{stop_rate:.0%} of {answers} answers ended by themselves within {max_new_tokens} tokens: this model never "
         "learned EOS (was it trained with train.train_on_eos=false, or on truncated rows?), or the limit is too short"
     )
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from alpaca.config import GenerationConfig
-from alpaca.data.novelty import Pool, tokens
+from alpaca.data.novelty import Pool
 from alpaca.data.rows import Row, normalise
+from alpaca.data.words import tokens
 from alpaca.selfinstruct.filters import ABOUT_OUTPUTS, first_broken
 from alpaca.selfinstruct.parsing import Parsed
 
@@ -83,7 +84,7 @@ class Judge:
         return Judged(parsed, reason or KEPT, answer)
 
     def _most_similar(self, instruction: str) -> tuple[float, str]:
-        """ROUGE-L F with the most similar text, and that text; texts in other scripts have no tokens: equal or not."""
+        """ROUGE-L F with the most similar text, and that text; texts without tokens are equal or not."""
         if not tokens(instruction):
             same = normalise(instruction) in self._without_tokens
             return (1.01, instruction) if same else (0.0, "")

@@ -52,7 +52,7 @@ class Best:
         self, step: int, metrics: dict[str, float], known: dict[str, float] | None, model: nn.Module
     ) -> dict[str, float] | None:
         """What is the best after the measurement of `step`; its weights are on disk when this returns."""
-        value = metrics[self.metric]
+        value = metrics.get(self.metric, math.nan)  # no ROUGE-L where no reference has a token
         if not math.isfinite(value) or (known is not None and not self._better(value, known["value"])):
             return known
         tensors: dict[str, Any] = {f"model/{name}": tensor for name, tensor in trained(model).items()}

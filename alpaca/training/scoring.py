@@ -17,7 +17,7 @@ from alpaca.evaluation.answering import ModelAnswerer, OnDone
 from alpaca.evaluation.further import Subject, Voice, further_scores
 from alpaca.evaluation.held_out import HeldOut
 from alpaca.evaluation.quick import QuickScores, cached, held_out_answers, quick_scores
-from alpaca.evaluation.rouge import rouge_l
+from alpaca.evaluation.rouge import mean_rouge_l, rouge_l
 from alpaca.evaluation.scores import DIRECTIONS, HIGHER, Scores
 from alpaca.signature import RANDOM, training_settings
 from alpaca.tracking.wandb_run import log_answers
@@ -100,8 +100,9 @@ def watch(
     session.directory.log_samples(records)
     table = [[step, each["id"], each["prompt"], each["reference"], each["output"]] for each in records]
     session.tracker.log_table("samples", ["step", "id", "prompt", "reference", "output"], table)
+    mean = mean_rouge_l(scores)
     return {
-        "eval/watch_rougeL": sum(scores) / count,
+        **({} if mean is None else {"eval/watch_rougeL": mean}),
         "eval/watch_stop_rate": sum(one.finish_reason == "stop" for one in made) / count,
     }
 

@@ -1,6 +1,7 @@
 """Novelty is `rouge_score`'s decision, ties included, only faster."""
 
 import random
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer, scoring
 from rouge_score.tokenize import tokenize
 
-from alpaca.data.novelty import MAX_VOCABULARY, Match, Pool, _code_point, f_measure, near_duplicates, tokens
+from alpaca.data.novelty import MAX_VOCABULARY, Match, Pool, _code_point, f_measure, near_duplicates
+from alpaca.data.words import tokens
 
 SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 WORDS = ("write", "a", "short", "poem", "about", "the", "sea", "and", "list", "three", "facts", "of", "2", "rain")
@@ -90,9 +92,48 @@ def test_the_two_known_ties_at_exactly_0_7(shape: tuple[int, int, int], dropped:
     assert near_duplicates([first, second], 0.7).tolist() == [-1, 0 if dropped else -1]
 
 
-@given(st.text(max_size=60))
-def test_tokens_are_those_of_rouge_score_for_any_text(text: str) -> None:
+LATIN = st.characters(max_codepoint=0x24F)
+
+
+@given(st.text(st.one_of(LATIN, st.sampled_from("’“”–…€™½²ﬁ🙂\u0301\u200b")), max_size=60))
+def test_tokens_of_latin_texts_are_those_of_rouge_score(text: str) -> None:
     assert tokens(text) == tokenize(text, None)
+
+
+@given(st.text(max_size=60))
+def test_the_tokens_of_rouge_score_are_among_those_of_any_text(text: str) -> None:
+    assert not Counter(tokenize(text, None)) - Counter(tokens(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("请列出5个词。", ["请", "列", "出", "5", "个", "词"]),
+        ("Скажи «Привет», мир!", ["скажи", "привет", "мир"]),
+        ("नमस्ते दुनिया।", ["नमस्ते", "दुनिया"]),
+        ("안녕하세요 세계", ["안녕하세요", "세계"]),
+        ("สวัสดี", list("สวัสดี")),
+        ("مرحبا بالعالم", ["مرحبا", "بالعالم"]),
+        ("ｗｏｒｌｄ１２", ["world12"]),
+        ("ΟΔΟΣ 7", ["οδος", "7"]),
+        ("?! 🙂 …", []),
+    ],
+)
+def test_other_scripts_have_words_or_characters_as_tokens(text: str, expected: list[str]) -> None:
+    assert tokens(text) == expected
+
+
+def test_texts_of_other_scripts_are_near_duplicates_by_what_they_say_not_by_a_digit() -> None:
+    texts = [
+        "列出5种颜色。",
+        "5的平方是多少？",
+        "列出5种颜色！",
+        "Назови 5 рек.",
+        "Кто написал эту песню 5 лет назад?",
+        "Назови 5 рек!",
+    ]
+    assert near_duplicates(texts, 0.7).tolist() == [-1, -1, 0, -1, -1, 3]
+    assert Pool(0.7, texts).most_similar("写一首诗").score == 0
 
 
 def greedy(texts: list[str], threshold: float) -> list[int]:
@@ -108,7 +149,7 @@ def greedy(texts: list[str], threshold: float) -> list[int]:
 def test_near_duplicates_name_the_earliest_kept_text(threshold: float) -> None:
     draw = random.Random(2)
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(0, 9))) for _ in range(60)]
-    texts += [altered(draw.choice(texts), draw) for _ in range(60)] + ["", "你好", "!!", "你好"]
+    texts += [altered(draw.choice(texts), draw) for _ in range(60)] + ["", "🙂", "!!", "🙂"]
     expected = greedy(texts, threshold)
     assert near_duplicates(texts, threshold).tolist() == expected
     assert threshold == 1.0 or max(expected) > 0

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
+from alpaca.data.words import tokens
 from alpaca.evaluation.refusals import refuses
 from alpaca.evaluation.rouge import rouge_l
 from alpaca.evaluation.text_metrics import Text, distinct, never_stops, repetition, set_metrics, text_scores
@@ -15,7 +16,26 @@ WORDS = st.lists(st.sampled_from("the cat sat on a mat, dogs don't 12 é".split(
 @given(WORDS, WORDS)
 def test_rouge_l_is_the_number_of_rouge_score(reference: str, answer: str):
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-    assert rouge_l(reference, answer) == scorer.score(reference, answer)["rougeL"].fmeasure
+    if tokens(reference):
+        assert rouge_l(reference, answer) == scorer.score(reference, answer)["rougeL"].fmeasure
+
+
+def test_rouge_l_reads_every_script_and_gives_no_number_where_nothing_can_be_compared():
+    assert rouge_l("北京是中国的首都。", "北京是中国的首都。") == 1
+    assert rouge_l("北京是中国的首都。", "上海") == 0
+    assert 0 < rouge_l("Москва — столица России.", "Столица России") < 1  # type: ignore[operator]
+    assert rouge_l("?!", "?!") is None
+    assert rouge_l("北京", "") == 0
+    texts = [Text("?!", "?!"), Text("北京", "北京")]
+    scores = [text_scores(text) for text in texts]
+    assert "rougeL" not in scores[0]
+    assert set_metrics(texts, scores)["rougeL"] == 1
+    assert "rougeL" not in set_metrics(texts[:1], scores[:1])
+
+
+def test_words_are_counted_where_a_script_puts_no_spaces():
+    loop = text_scores(Text("我喜欢" * 20))
+    assert (loop["words"], loop["repetition"] > 0.9) == (60, True)
 
 
 def test_rouge_l_by_hand():

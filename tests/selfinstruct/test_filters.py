@@ -176,12 +176,14 @@ def test_the_ten_most_similar_ones_are_recorded_when_asked_for():
     assert 0 < facts["average_similarity"] < scores[-1]
 
 
-def test_tasks_in_other_scripts_are_told_apart_by_equality():
+def test_tasks_in_other_scripts_are_told_apart_by_what_they_say():
     rules = replace(TaskFilterConfig(), language=False, non_ascii_start=False, length=False)
     judge = Judge(resolved(GenerationConfig(target=1, filters=rules)), [])
     assert judge.task(whole("列出三种鸟", "", "x", 0, ""), 0).verdict == KEPT
-    assert judge.task(whole("列出三种鱼", "", "x", 0, ""), 0).verdict == KEPT
-    assert judge.task(whole("列出三种鸟", "", "y", 0, ""), 0).verdict == TOO_SIMILAR
+    assert judge.task(whole("写一首关于海的诗", "", "x", 0, ""), 0).verdict == KEPT
+    assert judge.task(whole("列出三种鸟。", "", "y", 0, ""), 0).verdict == TOO_SIMILAR
+    assert judge.task(whole("🙂 🙂 🎈", "", "x", 0, ""), 0).verdict == KEPT
+    assert judge.task(whole("🙂 🙂 🎈", "", "y", 0, ""), 0).verdict == TOO_SIMILAR
 
 
 @pytest.mark.skipif(not LIBRE.is_file(), reason="the judged tasks are not beside this checkout (alpaca_libre_v1.jsonl)")
