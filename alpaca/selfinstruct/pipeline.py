@@ -132,6 +132,7 @@ class Pipeline:
                 if taken in arrived:
                     continue
                 if not self._under_way:
+                    self._check_vain()
                     raise BudgetSpent(self._spent(stage))
                 arrived.update(await self._under_way.arrived())
         finally:
@@ -161,9 +162,19 @@ class Pipeline:
             sent += 1
         return sent
 
+    def _check_vain(self) -> None:
+        """Raise `RunFailed` where the first answers all had no text: those under way had their chance."""
+        if (reason := self._empty.hopeless) is not None:
+            raise RunFailed(
+                f"answers are paid for in vain: {OF_A_KIND} or more had no text and nothing was kept; what came was "
+                f"{reason}"
+            )
+
     def _may_send(self, stage: Stage, waiting: int) -> bool:
         """Whether one more request under way is of use: enough for the target, and no more at once than allowed."""
         under_way = len(self._under_way)
+        if self._empty.hopeless:
+            return False
         return under_way < self._concurrency and under_way + waiting < stage.wanted()
 
     def _replay(self, request: Request, outcome: Outcome) -> Outcome:
@@ -189,10 +200,6 @@ class Pipeline:
             raise RunFailed(
                 f"{self._silent} requests in a row were lost after all their retries: {self._lost.commonest()}; "
                 f"{self.tally.verdicts[KEPT]:,} candidates are kept so far, and the same command continues from here"
-            )
-        if (reason := self._empty.hopeless) is not None:
-            raise RunFailed(
-                f"answers are paid for in vain: {OF_A_KIND} had no text and nothing was kept; what came was {reason}"
             )
         if self._barren >= self._give_up_after:
             reasons = [(name, count) for name, count in self.tally.verdicts.most_common() if name != KEPT][:3]

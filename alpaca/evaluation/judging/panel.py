@@ -93,7 +93,12 @@ class Panel:
         self.on_judged(len(self.outcomes), self._total)
         try:
             while (waiting or self._under_way) and not self._under_way.stopping:
-                self._send(waiting)
+                if self._vain.hopeless is None:
+                    self._send(waiting)
+                elif not self._under_way:  # those under way had their chance
+                    raise RunFailed(
+                        f"judgements are paid for in vain: of the first {self.counts.asked}, {self._vain.hopeless}"
+                    )
                 if not self._under_way:
                     raise RunFailed(self._spent())
                 for question, outcome in await self._under_way.arrived():
@@ -151,8 +156,6 @@ class Panel:
                 f"{count} judgements in a row were lost after all their retries: {self._lost.commonest()}; "
                 f"{self._made()}, and the same command continues from here"
             )
-        if (reason := self._vain.hopeless) is not None:
-            raise RunFailed(f"judgements are paid for in vain: of the first {self.counts.asked}, {reason}")
 
     def _count(self, outcome: Outcome) -> str | None:
         """Count whether it has a verdict; why not, where it has none."""
