@@ -112,7 +112,7 @@ def _estimated(comparison: Comparison, metric: str) -> list[Difference]:
 def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
     whys = {each.why for each in _estimated(comparison, metric)}
     one = len(whys) == 1
-    heads = ["variant", "seeds", "mean ± sd", "difference [95 % interval]", "verdict", *([] if one else ["how"])]
+    heads = ["variant", "verdict", "difference [95 % interval]", "mean ± sd", "seeds", *([] if one else ["how"])]
     lines = []
     every = zip(comparison.variants, comparison.means, comparison.differences, strict=True)
     for index, (variant, means, differences) in enumerate(every):
@@ -120,17 +120,17 @@ def _leaderboard(comparison: Comparison, metric: str, place: int) -> str:
         lines.append(
             [
                 _variant(index, variant.label),
-                shown(rows.seeds_text(variant)),
-                shown(rows.mean_text(means.get(metric))),
+                _verdict(difference),  # beside the name, so that a phone shows it too
                 shown(rows.difference_text(difference)),
-                _verdict(difference),
+                shown(rows.mean_text(means.get(metric))),
+                shown(rows.seeds_text(variant)),
                 *([] if one else [f'<span class="soft">{shown(difference.why)}</span>']),
             ]
         )
     direction = BETTER_IS[comparison.directions.get(metric, "")].capitalize()
     how = f" Interval: {next(iter(whys))}." if one else ""
     caption = f"{direction}. Differences are to the baseline; sd is over seeds.{how}"
-    return _section(f"metric-{place}", metric, _table(f"metric-{place}", caption, heads, lines, numeric=(1, 2, 3)))
+    return _section(f"metric-{place}", metric, _table(f"metric-{place}", caption, heads, lines, numeric=(2, 3, 4)))
 
 
 def _verdict(difference: Difference) -> str:

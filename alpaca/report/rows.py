@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from alpaca.report.records import BASELINE, Comparison, Difference, Variant
+from alpaca.report.records import BASELINE, NO_VERDICT, Comparison, Difference, Variant
 
 COSTS = (
     ("wall_time_s", "wall time"),
@@ -65,7 +65,7 @@ def verdict_text(difference: Difference) -> str:
     """The verdict, with what limits it."""
     if difference.verdict == BASELINE:
         return BASELINE
-    if difference.estimate is None:
+    if difference.estimate is None or (difference.verdict == NO_VERDICT and difference.low is None):
         return f"{difference.verdict}: {difference.why}"
     return difference.verdict + (" (these two runs only)" if difference.only_these_runs else "")
 

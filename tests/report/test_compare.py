@@ -15,10 +15,10 @@ import yaml
 from commands import SMALL, alpaca_run, some_rows
 
 from alpaca import compare
-from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
+from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER, declared
 from alpaca.report.command import write_report
 from alpaca.report.comparing import compare as comparison_of
-from alpaca.report.directions import directions_of
+from alpaca.report.directions import EARLIER, directions_of
 from alpaca.report.reading import Found, read_run, read_runs
 from alpaca.report.records import BETTER, FINISHED, NO_DIFFERENCE, NOT_COMPARABLE, WORSE, Run
 
@@ -367,11 +367,23 @@ def test_a_truncated_reference_is_another_example(runs: Path):
         ("eval/judge/win_rate", False),
         ("eval/judge/win_rate/koala", False),
         ("perf/peak_memory_gib", True),
-        ("perf/mfu", False),
+        ("perf/logical_tokens_per_s", False),
     ],
 )
-def test_metrics_of_runs_before_directions_were_written_have_those_of_the_code(metric: str, lower: bool):
+def test_metrics_of_runs_before_directions_were_written_have_theirs(metric: str, lower: bool):
     assert directions_of([metric], []) == {metric: LOWER if lower else HIGHER}
+
+
+def test_they_are_those_that_the_code_declares():
+    from alpaca.evaluation import generate, losses_apart, quick, safety
+    from alpaca.evaluation.judging import report
+    from alpaca.training import metering
+
+    for maker in (quick, losses_apart, generate, safety, report):
+        names = [name.replace("*", "all") for name in maker.DIRECTIONS]
+        assert directions_of(names, []) == declared(names, maker.DIRECTIONS)
+    of_summaries = [name for name in EARLIER if name.startswith("perf/")]
+    assert directions_of(of_summaries, []) == declared(of_summaries, metering.DIRECTIONS)
 
 
 def test_counts_are_neither_better_nor_worse():

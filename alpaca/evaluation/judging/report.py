@@ -18,15 +18,12 @@ from alpaca.evaluation.scores import HIGHER, LOWER, NEITHER
 
 PREFIX = "eval/judge/"
 FEWEST_FOR_A_PART = 2
-_OF_THE_MODEL = ("win_rate", "discrete_win_rate", "length_controlled_win_rate", "score_ratio")
-_PER_ORDER = ("score_ratio_model_first", "score_ratio_model_second")
-DIRECTIONS = {  # all other numbers are about the judge, or count something
-    **{
-        f"{PREFIX}{name}{end}": HIGHER
-        for name in _OF_THE_MODEL
-        for end in ("", "_low", "_high", "/*", "_low/*", "_high/*")
-    },
-    **{f"{PREFIX}{name}": HIGHER for name in _PER_ORDER},
+DIRECTIONS = {  # the first that fits; all other numbers are about the judge, or count something
+    f"{PREFIX}win_rate*": HIGHER,
+    f"{PREFIX}discrete_win_rate": HIGHER,
+    f"{PREFIX}length_controlled_win_rate*": HIGHER,
+    f"{PREFIX}score_ratio_standard_error": NEITHER,
+    f"{PREFIX}score_ratio*": HIGHER,
     f"{PREFIX}cost_usd": LOWER,
     f"{PREFIX}*": NEITHER,
 }
