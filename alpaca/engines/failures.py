@@ -164,20 +164,34 @@ def of_error_in_body(found: ErrorInBody, headers: Mapping[str, str], target: Tar
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or an HTTP date); None where there is neither."""
+    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or an HTTP date); None where there is neither.
+
+    A date is measured against the answer's own `Date`, since clocks differ; against `now` where it has none.
+    """
+    clock = clock_of(headers, now)
     for name, factor in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) * factor
         except (KeyError, ValueError):
             continue
         if seconds >= OLDEST_EPOCH_S:  # a moment, in seconds or milliseconds
-            moment = seconds / 1000 if seconds >= OLDEST_EPOCH_MS else seconds
-            seconds = max(0.0, moment - (time.time() if now is None else now))
+            seconds = max(0.0, (seconds / 1000 if seconds >= OLDEST_EPOCH_MS else seconds) - clock)
         if seconds >= 0:  # also false for NaN
             return min(seconds, LONGEST_WAIT_S)
+    moment = _moment(headers.get("retry-after"))
+    return None if moment is None else min(max(moment - clock, 0.0), LONGEST_WAIT_S)
+
+
+def clock_of(headers: Mapping[str, str], now: float | None = None) -> float:
+    """Seconds since 1970 when the server answered, by its own clock; else `now`, or this machine's time."""
+    sent = _moment(headers.get("date"))
+    if sent is not None:
+        return sent
+    return time.time() if now is None else now
+
+
+def _moment(date: str | None) -> float | None:
     try:
-        date = email.utils.parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
+        return email.utils.parsedate_to_datetime(date).timestamp() if date else None
+    except (ValueError, OverflowError):
         return None
-    seconds = date.timestamp() - (time.time() if now is None else now)
-    return min(max(seconds, 0.0), LONGEST_WAIT_S)

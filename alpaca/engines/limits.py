@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from alpaca.engines.failures import OLDEST_EPOCH_MS, OLDEST_EPOCH_S
+from alpaca.engines.failures import OLDEST_EPOCH_MS, OLDEST_EPOCH_S, clock_of
 
 Clock = Callable[[], float]
 
@@ -187,7 +187,7 @@ class Limits:
         for kind in ("requests", "tokens"):
             limit = _number(headers.get(f"x-ratelimit-limit-{kind}"))
             left = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-            reset = reset_s(headers.get(f"x-ratelimit-reset-{kind}"), self._wall_clock())
+            reset = reset_s(headers.get(f"x-ratelimit-reset-{kind}"), clock_of(headers, self._wall_clock()))
             if limit is None or left is None or reset is None or limit <= 0 or not 0 <= left <= limit:
                 continue
             # a bucket that fills until the reset; a full one has no such time, a limit a minute is usual
@@ -223,15 +223,23 @@ class Gate:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    async def enter(self, tokens: int, wanted: Callable[[], bool] | None = None) -> bool:
+    async def enter(
+        self,
+        tokens: int,
+        wanted: Callable[[], bool] | None = None,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+    ) -> bool:
         """Return True when a request of about `tokens` may be sent, and `leave` must follow.
 
+        `on_wait` is told how long the server's limits hold everybody back.
         False as soon as `wanted` says that it need not be, however long the server wants everybody to wait.
         """
         async with self._turn:
             while wanted is None or wanted():
                 if (wait := self._limits.admit(tokens)) == 0:
                     return True
+                if wait < math.inf:
+                    on_wait(wait)
                 self._changed.clear()
                 try:
                     async with asyncio.timeout(min(wait, LOOK_S)):

@@ -27,6 +27,7 @@ from alpaca.engines.server_errors import ErrorInBody
 from alpaca.errors import UserError
 
 log = logging.getLogger(__name__)
+SAID_FROM_S = 5.0  # waits from here on are said
 _WITHOUT = {
     "n": "each response is asked for by itself",
     "stop": "answers are cut here",
@@ -51,6 +52,8 @@ class OpenAIServer:
         self._gate = Gate(self._limits)
         self._refusals = Refusals()
         self._told: set[str] = set()
+        self._why = ""
+        self._said_until = 0.0
         self._reached = False
         self._stopped: UserError | None = None
 
@@ -99,13 +102,16 @@ class OpenAIServer:
             wait_s = attempts.wait_after(
                 self._worded(self._refusals.judged(outcome, structured=request.schema is not None), attempts)
             )
+            self._why = outcome.reason
+            if outcome.throttled or not self._reached:
+                self._say_wait(wait_s)
             if not await patience(wait_s, wanted):
                 raise attempts.given_up(NOT_SENT)
 
     async def _attempt(self, request: Request, attempts: Attempts, wanted: Wanted | None) -> protocol.Read | Failure:
         """One attempt; one more at once when the server does not take a parameter and says so."""
         while True:
-            if not await self._gate.enter(protocol.likely_tokens(request), wanted):
+            if not await self._gate.enter(protocol.likely_tokens(request), wanted, self._say_wait):
                 raise attempts.given_up(NOT_SENT)
             try:
                 if self._stopped is not None:
@@ -135,6 +141,16 @@ class OpenAIServer:
             log.warning("model=%s takes no %s: %s", self.model, key, what)
         return key is not None
 
+    def _say_wait(self, seconds: float) -> None:
+        """Say why nothing is sent and until when; once for each wait."""
+        now = time.time()
+        if seconds < SAID_FROM_S or now + seconds < self._said_until + SAID_FROM_S:
+            return
+        self._said_until = now + seconds
+        until = time.strftime("%H:%M:%S", time.localtime(self._said_until))
+        why = self._why or "its limit, as its headers state it, is used up"
+        log.warning("%s: waiting until %s (%.0f s): %s", self._remote.target.host, until, seconds, why)
+
     def _read(self, received: Received | Failure, request: Request) -> protocol.Read | Failure:
         if isinstance(received, Failure):
             return received
@@ -145,6 +161,7 @@ class OpenAIServer:
             return failures.of_bad_body(str(error), self._remote.target.clean(json.dumps(received.payload)))
         except ErrorInBody as error:
             return failures.of_error_in_body(error, received.headers, self._remote.target)
+        self._why = ""
         self._limits.learn(received.headers)
         self._limits.succeeded()
         self._refusals.answered()

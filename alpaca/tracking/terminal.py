@@ -87,6 +87,8 @@ class Bar:
     def resume_at(self, done: int) -> None:
         """So many units were done before this process began; they tell nothing about its speed."""
         self.done = self._done_before = done
+        if self._live and self._task is not None:
+            self._live.reset(self._task, completed=done)
 
     def advance(self, count: int = 1, values: str = "") -> None:
         """`count` more units are done; `values` are shown beside the bar."""
@@ -98,8 +100,10 @@ class Bar:
             return
         self._last_line = now
         spent = now - self._started
-        left = spent / max(1, self.done - self._done_before) * (self.total - self.done)
-        line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed, {_clock(left)} left"
+        left = ""
+        if made := self.done - self._done_before:  # before anything was done nothing is known about the time left
+            left = f", {_clock(spent / made * (self.total - self.done))} left"
+        line = f"{self.what} {self.done}/{self.total}  {values}  {_clock(spent)} elapsed{left}"
         if self._live is None:
             self.terminal.print(line)
         elif self.terminal._log is not None:

@@ -85,6 +85,12 @@ def test_retry_after_may_be_a_moment_in_seconds_or_milliseconds(text: str):
     assert retry_after_s({"retry-after": text}, now=1764050000.0) == 20
 
 
+@pytest.mark.parametrize("text", ["Thu, 01 Jan 2032 00:01:40 GMT", "1956528100"])
+def test_a_moment_to_wait_for_is_measured_by_the_servers_own_clock(text: str):
+    headers = {"retry-after": text, "date": "Thu, 01 Jan 2032 00:01:00 GMT"}
+    assert retry_after_s(headers, now=60.0) == 40
+
+
 def test_a_rate_limit_that_advertises_payment_is_no_exhausted_quota():
     advice = "Rate limit reached for requests. You can increase your rate limit by adding a payment method to billing."
     body = json.dumps({"error": {"code": "rate_limit_exceeded", "type": "requests", "message": advice}})

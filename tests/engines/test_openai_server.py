@@ -246,6 +246,27 @@ def test_a_bad_row_among_good_ones_is_lost_alone_with_its_reason():
     assert outcomes[3].lost == Usage()
 
 
+def test_waiting_is_said_once_with_its_reason_and_its_end(caplog: pytest.LogCaptureFixture):
+    ended = asyncio.Event()
+
+    async def work(engine: OpenAIServer) -> None:
+        waiting = [
+            asyncio.create_task(engine.answer(Request(f"r{n}", prompt=f"{n}"), wanted=lambda: not ended.is_set()))
+            for n in range(3)
+        ]
+        await asyncio.to_thread(wait_until, lambda: "waiting until" in caplog.text)
+        await asyncio.sleep(0.3)
+        ended.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    with Server(script=["429"] * 9, headers={"Retry-After": "600"}) as server:
+        using(settings(server), work)
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("alpaca")]
+    assert re.fullmatch(
+        r"127.0.0.1:\d+: waiting until \d\d:\d\d:\d\d \((?:600|599) s\): status 429 \(slow down\)", said
+    )
+
+
 @pytest.mark.parametrize("script", [["429"] * 9, [None] * 9], ids=["in the back-off", "at the gate"])
 def test_what_is_not_wanted_any_more_is_not_sent_however_long_it_waits(script: list[str | None]):
     """A server that lets nobody in for ten minutes; the end comes after the first request."""
