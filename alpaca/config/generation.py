@@ -62,7 +62,9 @@ class GenerationConfig(EngineConfig):
     model: str | None = setting(
         None, GENERATION, "The engine's name of the model; null is gpt-4.1-mini, for local the embedded model."
     )
-    base_url: str | None = setting(None, GENERATION, "Any OpenAI-compatible server; null is OpenAI's own.")
+    base_url: str | None = setting(
+        None, GENERATION, "Any OpenAI-compatible server; null is OPENAI_BASE_URL of the environment, else OpenAI's own."
+    )
     api: str | None = setting(
         None,
         GENERATION,

@@ -32,7 +32,9 @@ class JudgeConfig(EngineConfig):
     model: str | None = setting(
         None, EVALUATION, "The engine's name of the judge; null is gpt-4.1-mini, for local the embedded model."
     )
-    base_url: str | None = setting(None, EVALUATION, "Any OpenAI-compatible server; null is OpenAI's own.")
+    base_url: str | None = setting(
+        None, EVALUATION, "Any OpenAI-compatible server; null is OPENAI_BASE_URL of the environment, else OpenAI's own."
+    )
     order: str = setting(
         "both",
         EVALUATION,

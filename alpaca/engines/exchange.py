@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 KEY = "OPENAI_API_KEY"  # the environment variable that holds the key, its only place
+ADDRESS = "OPENAI_BASE_URL"  # the environment variable with the server's address where the config has none
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ _KEYS = re.compile(  # what looks like a key, ours or another's
     r"(?i)((?:\b(?:authorization|api[-_ ]?key|token|secret|password)['\"]?\s*[:=]\s*['\"]?)(?:bearer\s+)?|\bbearer\s+)"
     r"[\w.+/=~-]{12,}|\b[a-z]{2,6}[-_](?:\w+[-_])*?(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9]{12,}[\w-]*"
 )
+_TLS = re.compile(r"(?i)(certificate verify failed[^(\n]*)|wrong.version.number|record layer failure|ssl[^\n(]*")
 _NO_MONEY = ("insufficient_quota", "billing")  # codes; a rate limit's advice may speak of payment too
 _NO_MONEY_MESSAGE = "exceeded your current quota"
 _ONLY_THIS_REQUEST = (
@@ -139,9 +140,21 @@ def _of_error(status: int, headers: Mapping[str, str], error: Mapping[str, Any],
     return Failure("stop", f"{refused}; change what it names", error=error)
 
 
-def of_broken_connection(names: list[str], target: Target) -> Failure:
-    """The meaning of a connection that failed, from the names of the exception and its causes."""
+def of_broken_connection(names: list[str], target: Target, words: str = "") -> Failure:
+    """The meaning of a connection that failed, from the names of the exception and its causes, and all their words."""
     what = names[-1] if names else "connection error"
+    if "too many open files" in words.lower():
+        return Failure(
+            "stop",
+            "too many open files: lower concurrency, or raise the limit of this shell with ulimit -n",
+            reached=False,
+        )
+    if any("SSL" in name for name in names) and (found := _TLS.search(words)):
+        said = found[1] or found[0]
+        plain = "the server speaks no TLS there: begin base_url with http://"
+        untrusted = "set SSL_CERT_FILE to a file of certificates to trust, or mend base_url"
+        way_out = untrusted if "certificate" in said.lower() else plain
+        return Failure("stop", f"{target.host}: TLS failed ({target.clean(said)}); {way_out}", reached=False)
     if any(name in ("ConnectError", "ConnectTimeout", "PoolTimeout") for name in names):
         return Failure("retry", f"{target.host} cannot be reached ({what})", reached=False)
     return Failure("retry", f"connection broke before the answer was whole ({what})", billed=True)

@@ -7,7 +7,10 @@ comes from `OPENAI_API_KEY` alone and goes nowhere but into the request's header
 import asyncio
 import json
 import os
-from dataclasses import dataclass
+import re
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +23,8 @@ OFFICIAL = "https://api.openai.com/v1"
 LONGEST_CONNECT_S = 10.0
 LONGEST_DOWNLOAD_S = 3600.0
 SLOWEST_TRANSFER = 100_000  # bytes a second of an upload that is not given up
+MOST_BYTES, MOST_PACKED_BYTES = 64 << 20, 2 << 20  # of one answer
+NO_PROXY = "unset http_proxy, https_proxy and all_proxy, or name a working one (SOCKS: pip install socksio)"
 NO_KEY = "none"  # local servers want a header and read nothing in it
 
 
@@ -41,7 +46,7 @@ class Remote:
             UserError: no key for a server that wants one, an address that is none.
         """
         import httpx2
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         base_url = settings.base_url or OFFICIAL
         host = _checked_host(base_url)
@@ -56,7 +61,19 @@ class Remote:
         self.target = Target(settings.model, host, key)
         self._timeout_s = settings.timeout_s
         timeout = httpx2.Timeout(settings.timeout_s, connect=min(LONGEST_CONNECT_S, settings.timeout_s / 2))
-        self._client = AsyncOpenAI(api_key=key or NO_KEY, base_url=base_url, max_retries=0, timeout=timeout)
+        try:
+            self._client = AsyncOpenAI(
+                api_key=key or NO_KEY,
+                base_url=base_url,
+                max_retries=0,
+                timeout=timeout,
+                http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_bound]}),
+            )
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"{_proxies(base_url) or 'a proxy'} cannot be used ({str(error).splitlines()[0]}); {NO_PROXY}"
+            ) from None
+        self._proxies = _proxies(base_url)
 
     async def post(self, path: str, body: dict[str, Any]) -> Received | Failure:
         """Send `body` as JSON and read JSON back."""
@@ -87,6 +104,7 @@ class Remote:
         await self._client.close()
 
     async def _attempt(self, call: Any, seconds: float | None = None, *, parse: bool = True) -> Received | Failure:
+        import httpx2
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         seconds = seconds or self._timeout_s
@@ -96,14 +114,14 @@ class Remote:
         except (TimeoutError, APITimeoutError) as error:
             names = _names(error)
             if "ConnectTimeout" in names or "PoolTimeout" in names:
-                return failures.of_broken_connection(names, self.target)
+                return self._broken(error)
             return failures.of_timeout(seconds)
         except APIStatusError as error:
             return failures.of_status(
                 error.status_code, _lower(error.response.headers), error.response.text, self.target
             )
-        except APIConnectionError as error:
-            return failures.of_broken_connection(_names(error), self.target)
+        except (APIConnectionError, httpx2.HTTPError, _TooLarge) as error:
+            return self._broken(error)
         headers = _lower(response.headers)
         if not parse:
             return Received(response.content, headers)
@@ -111,6 +129,17 @@ class Remote:
             return Received(json.loads(response.content), headers)
         except (ValueError, RecursionError):
             return self._no_json(response.content, headers)
+
+    def _broken(self, error: BaseException) -> Failure:
+        """A connection that failed; a proxy on the way may be why."""
+        chain = _chain(error)
+        words = "\n".join(map(str, chain))
+        if any(isinstance(one, _TooLarge) for one in chain):
+            return failures.of_bad_body(f"a body of more than {MOST_BYTES >> 20} MiB")
+        failure = failures.of_broken_connection([type(one).__name__ for one in chain], self.target, words)
+        if failure.reached or not self._proxies:
+            return failure
+        return replace(failure, reason=f"{failure.reason} through {self._proxies}, which the environment names")
 
     def _no_json(self, content: bytes, headers: dict[str, str]) -> Failure:
         text = content[:LONGEST_SAID].decode("utf-8", "replace").strip()
@@ -138,13 +167,55 @@ def _checked_host(base_url: str) -> str:
     return parts.hostname + (f":{port}" if port else "")
 
 
-def _names(error: BaseException) -> list[str]:
-    names = []
+def _chain(error: BaseException) -> list[BaseException]:
+    """The exception and its causes, the first cause last."""
+    chain: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None:
-        names.append(type(seen).__name__)
+    while seen is not None and seen not in chain:
+        chain.append(seen)
         seen = seen.__cause__ or seen.__context__
-    return names
+    return chain
+
+
+def _names(error: BaseException) -> list[str]:
+    return [type(one).__name__ for one in _chain(error)]
+
+
+def _proxies(base_url: str) -> str:
+    """The proxy that the environment puts before an address, without its password; "" where there is none."""
+    parts = urlsplit(base_url)
+    proxies = urllib.request.getproxies()
+    chosen = proxies.get(parts.scheme) or proxies.get("all")
+    if not chosen or urllib.request.proxy_bypass(parts.hostname or ""):
+        return ""
+    return f"the proxy {re.sub('//[^/@]*@', '//', chosen)}"
+
+
+class _TooLarge(Exception):
+    """A body that no answer is as long as."""
+
+
+async def _bound(response: Any) -> None:
+    """Let no body but a file's grow without end; one that is packed may grow while it is unpacked."""
+    import httpx2
+
+    if response.request.url.path.endswith("/content"):
+        return
+    most = MOST_PACKED_BYTES if response.headers.get("content-encoding", "identity") != "identity" else MOST_BYTES
+    inner = response.stream
+
+    class Bounded(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = most
+            async for chunk in inner:
+                if (left := left - len(chunk)) < 0:
+                    raise _TooLarge
+                yield chunk
+
+        async def aclose(self) -> None:
+            await inner.aclose()
+
+    response.stream = Bounded()
 
 
 def _lower(headers: Any) -> dict[str, str]:

@@ -3,12 +3,13 @@
 `section` is always the section's dotted name, as the user types it in front of a key.
 """
 
+import os
 import re
 from urllib.parse import urlsplit
 
 from alpaca.config import EngineConfig
 from alpaca.engines.dialect import LEAVABLE
-from alpaca.engines.exchange import KEY, EngineSettings
+from alpaca.engines.exchange import ADDRESS, KEY, EngineSettings
 from alpaca.engines.prices import ON_THIS_MACHINE, Prices, prices_of
 from alpaca.errors import UserError
 
@@ -32,6 +33,13 @@ def engine_settings(filled: EngineConfig, *, api: str = "chat", state_dir: str |
         poll_s=filled.poll_s,
         leave_out=(*filled.leave_out, *(("seed",) if unseeded else ())),
     )
+
+
+def address(section: EngineConfig) -> str | None:
+    """The server's address: as set, else of the environment variable OPENAI_BASE_URL; None is OpenAI's own."""
+    if section.base_url is not None or section.engine in ON_THIS_MACHINE:
+        return section.base_url
+    return os.environ.get(ADDRESS, "").strip() or None
 
 
 def prices(filled: EngineConfig) -> Prices | None:

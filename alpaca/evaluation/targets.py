@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -65,7 +66,7 @@ def _settings(path: Path) -> Config:
     try:
         loaded = OmegaConf.load(path / "config.yaml")
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path / 'config.yaml'}: {reason}; it was written by another version") from None
+        raise UserError(f"{path / 'config.yaml'}: {reason}; it is damaged, or was written by another version") from None
     return config

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
@@ -74,9 +75,11 @@ def read_record(directory: Path) -> Record:
     try:
         loaded = OmegaConf.load(directory / "config.yaml")
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
-    except (OmegaConfBaseException, ValueError, OSError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{directory / 'config.yaml'}: {reason}; it was written by another version") from None
+        raise UserError(
+            f"{directory / 'config.yaml'}: {reason}; it is damaged, or was written by another version"
+        ) from None
     data, environment = _json(directory / "data.json"), _json(directory / "env.json")
     return Record(directory, config, summary, data, environment, _stored(directory / PROBE))
 

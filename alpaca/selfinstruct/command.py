@@ -5,6 +5,7 @@ However it ends, the directory holds everything that was paid for, and the same 
 
 import asyncio
 import contextlib
+import errno
 import json
 import signal
 import time
@@ -215,7 +216,8 @@ def _shorter_than_before(job: _Job, folder: Path) -> bool:
 
 
 def _no_room(error: OSError, folder: Path) -> str:
-    return f"{error.filename or folder}: {error.strerror or error}; free space and give the same command again"
+    mend = "raise the limit with ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "free space"
+    return f"{error.filename or folder}: {error.strerror or error}; {mend} and give the same command again"
 
 
 async def _all_stages(job: _Job, engine: Engine) -> None:

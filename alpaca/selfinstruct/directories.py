@@ -65,7 +65,7 @@ def check_same(folder: Path, generation: GenerationConfig) -> None:
     """
     if not (folder / "config.yaml").is_file():
         return
-    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("generation") or {}
+    before = _settings_of(folder)
     now = resolved(generation)
     recorded = read_json(folder / "env.json").get("settings") or {}
     wanted, had = now.target, before.get("target")
@@ -78,6 +78,26 @@ def check_same(folder: Path, generation: GenerationConfig) -> None:
         raise UserError(
             f"output_dir={folder}: it was begun with {difference}; give the same to continue, or another output_dir=DIR"
         )
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """The section `generation` of the directory's `config.yaml`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / "config.yaml"
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, ValueError):
+        settings = None
+    section = (settings.get("generation") or {}) if isinstance(settings, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(
+            f"{file}: it is damaged; restore it, remove it to go on with the settings given now, or use another "
+            "output_dir=DIR"
+        )
+    return section
 
 
 def _kept(folder: Path) -> int:

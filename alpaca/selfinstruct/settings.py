@@ -10,7 +10,7 @@ from typing import Any
 
 from alpaca import paths
 from alpaca.config import GenerationConfig
-from alpaca.engines.section import check_engine
+from alpaca.engines.section import address, check_engine
 from alpaca.errors import UserError
 
 SECTION = "generation"
@@ -28,6 +28,7 @@ def resolved(generation: GenerationConfig) -> GenerationConfig:
     here = generation.engine == "local"
     rule: dict[str, Any] = dict(_LOCAL_VALUES if here else _API_VALUES)
     rule["seed_examples"] = 3
+    rule["base_url"] = address(generation)
     rule["model"] = EMBEDDED_MODEL if here else API_MODEL
     rule["concurrency"] = {"openai_batch": 1000, "vllm": 256, "local": 32}.get(generation.engine, 8)
     if generation.api == "completions" and generation.prompt is None:

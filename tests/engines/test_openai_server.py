@@ -1,11 +1,19 @@
 """The engine `openai` against a real server that fails in every way a server can."""
 
 import asyncio
+import contextlib
+import gzip
 import json
 import logging
+import random
 import re
+import shutil
+import ssl
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -453,6 +461,86 @@ def test_bodies_malformed_in_the_same_way_stop_everything_after_five(said: tuple
     assert {type(one) for one in outcomes} == {UserError}
     assert words in str(outcomes[-1])
     assert "the first 5 answers are all like this" in str(outcomes[-1])
+
+
+@pytest.mark.parametrize(("variable", "proxy", "words"), [
+    ("all_proxy", "socks5://user:secret@127.0.0.1:9", "socks5://127.0.0.1:9 cannot be used (Using SOCKS proxy"),
+    ("http_proxy", "ftp://127.0.0.1:9", "the proxy ftp://127.0.0.1:9 cannot be used"),
+    ("http_proxy", "http://user:secret@127.0.0.1:9", "through the proxy http://127.0.0.1:9, which the"),
+])  # fmt: skip
+def test_a_proxy_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str, words: str):
+    monkeypatch.setenv(variable, proxy)
+    with pytest.raises(UserError) as refused:
+        ask(EngineSettings("openai", "m", base_url="http://alpaca.invalid/v1", retries=1))
+    assert words in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_without_tls_under_https_is_said_to_be_one():
+    with Server() as server, pytest.raises(UserError, match=r"TLS failed .* begin base_url with http://"):
+        ask(settings(server, base_url=server.url.replace("http:", "https:")))
+
+
+def test_a_certificate_that_is_not_trusted_is_said_to_be_one(tmp_path: Path):
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    make = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *files]
+    subprocess.run([*make, "-subj", "/CN=127.0.0.1", "-days", "2"], check=True, capture_output=True, timeout=30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with Server() as server:
+        server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
+        with pytest.raises(UserError, match=r"certificate verify failed.*SSL_CERT_FILE"):
+            ask(settings(server, base_url=server.url.replace("http:", "https:")))
+
+
+def test_too_many_open_files_are_said_to_be_the_reason():
+    with Server() as server:
+        code = (
+            "import asyncio, resource, sys\n"
+            "from alpaca.engines.exchange import EngineSettings, Request\n"
+            "from alpaca.engines.openai_server import OpenAIServer\n"
+            f"engine = OpenAIServer(EngineSettings('openai', 'm', base_url={server.url!r}))\n"
+            "async def main():\n"
+            "    held = []\n"
+            "    await engine.answer(Request('r', prompt='Hello'))\n"
+            "    await engine.close()\n"
+            f"    second = OpenAIServer(EngineSettings('openai', 'm', base_url={server.url!r}))\n"
+            "    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+            "    try:\n"
+            "        while True: held.append(open('/dev/null'))\n"
+            "    except OSError: pass\n"
+            "    try: await second.answer(Request('r', prompt='Hello'))\n"
+            "    except Exception as error: print(type(error).__name__, error)\n"
+            "asyncio.run(main())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("UserError too many open files: lower concurrency"), done.stdout + done.stderr
+
+
+def test_a_body_that_cannot_be_unpacked_is_a_broken_answer():
+    class Packed(Server):
+        def _answer(self, http: Any, body: dict[str, Any], fault: str | int | None) -> None:
+            http.send_content(200, "application/json", b"no gzip", **{"Content-Encoding": "gzip"})
+
+    with Packed() as server, pytest.raises(RequestLost, match="connection broke before the answer was whole"):
+        ask(settings(server, retries=0))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_body_without_end_is_given_up(packed: bool):
+    class Endless(Server):
+        def _answer(self, http: Any, body: dict[str, Any], fault: str | int | None) -> None:
+            chunk = bytes(1 << 20) if not packed else gzip.compress(random.Random(0).randbytes(1 << 20))
+            http.send_head(200, "application/json", 1 << 40, **({"Content-Encoding": "gzip"} if packed else {}))
+            with contextlib.suppress(OSError):
+                while not self.closing.is_set():
+                    http.wfile.write(chunk)
+
+    with Endless() as server, pytest.raises(RequestLost, match="a body of more than"):
+        ask(settings(server, retries=0, timeout_s=30.0))
 
 
 def test_an_address_where_nobody_listens_is_said_to_be_one():

@@ -8,6 +8,8 @@ import pytest
 from alpaca.config import EngineConfig, GenerationConfig, JudgeConfig
 from alpaca.engines.section import check_engine, engine_settings, in_words_of, prices
 from alpaca.errors import UserError
+from alpaca.evaluation.judging.settings import resolved as judge_settings_of
+from alpaca.selfinstruct.settings import resolved as generation_settings_of
 
 SECTIONS: dict[str, EngineConfig] = {
     "generation": GenerationConfig(model="gpt-4.1-mini"),
@@ -67,6 +69,25 @@ def test_every_setting_reaches_the_engine(section: str):
         "concurrency": 3, "timeout_s": 4.0, "retries": 5, "state_dir": "there", "poll_s": 6, "gather_s": None,
         "leave_out": ("top_p",),
     }  # fmt: skip
+
+
+def test_the_environment_names_the_server_where_the_config_does_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://h:1/v1")
+    assert generation_settings_of(GenerationConfig()).base_url == "http://h:1/v1"
+    assert generation_settings_of(GenerationConfig(base_url="http://g/v1")).base_url == "http://g/v1"
+    assert generation_settings_of(GenerationConfig(engine="local")).base_url is None
+    assert judge_settings_of(JudgeConfig()).base_url == "http://h:1/v1"
+    assert prices(generation_settings_of(GenerationConfig())) is None, "another seller's price is not known"
+
+
+def test_no_seed_is_sent_where_it_is_null():
+    assert engine_settings(GenerationConfig(seed=None, concurrency=1)).leave_out == ("seed",)
+
+
+@every_section
+def test_what_cannot_be_left_out_is_said(section: str):
+    with pytest.raises(UserError, match=rf"{section}.leave_out=\['model'\]: choose from temperature"):
+        check_engine(replace(SECTIONS[section], leave_out=["seed", "model"]), section)
 
 
 @pytest.mark.parametrize(

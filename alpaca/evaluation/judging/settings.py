@@ -11,7 +11,7 @@ from pathlib import Path
 from alpaca.config import JudgeConfig
 from alpaca.engines.exchange import KEY
 from alpaca.engines.prices import ON_THIS_MACHINE
-from alpaca.engines.section import check_engine
+from alpaca.engines.section import address, check_engine
 from alpaca.errors import UserError
 from alpaca.evaluation.judging.prompt import JSON, LINE
 
@@ -25,6 +25,7 @@ def resolved(settings: JudgeConfig) -> JudgeConfig:
     """Every null that a rule can fill filled in."""
     return replace(
         settings,
+        base_url=address(settings),
         model=settings.model or _MODELS.get(settings.engine, "gpt-4.1-mini"),
         concurrency=settings.concurrency or _CONCURRENCY.get(settings.engine, 8),
         form=settings.form or (LINE if settings.engine == "local" else JSON),
@@ -78,7 +79,7 @@ def check_ready(settings: JudgeConfig) -> None:
             f"{SECTION}.baseline={settings.baseline}: no such file or folder; name a run, a file of outputs, or "
             f"{REFERENCES}"
         )
-    asks_openai = settings.engine in ("openai", "openai_batch") and settings.base_url is None
+    asks_openai = settings.engine in ("openai", "openai_batch") and address(settings) is None
     if asks_openai and not os.environ.get(KEY, "").strip():
         raise UserError(
             f"{SECTION}.engine={settings.engine}: the environment variable {KEY} is not set; set it to your key, give "
