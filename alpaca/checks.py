@@ -15,6 +15,7 @@ from alpaca.data.columns import MAPPABLE
 from alpaca.data.mix import part_settings
 from alpaca.errors import UserError
 from alpaca.evaluation.judging.settings import check_judge
+from alpaca.modeling.identity import refuse_adapter
 from alpaca.pairs import check_pairs
 from alpaca.selfinstruct.settings import check_generation
 from alpaca.signature import RANDOM, WATCHED, is_generated
@@ -83,6 +84,7 @@ def _check_model(config: Config) -> None:
         raise UserError("model.weights is empty: give a hub id, a folder, package:MODULE/FILE or random")
     if model.weights.startswith(("/", "./", "../", "~")) and not Path(model.weights).expanduser().is_dir():
         raise UserError(f"model.weights={model.weights}: no such folder; give one that holds a model, or a hub id")
+    refuse_adapter(model)
     if model.weights == RANDOM and not model.architecture.get("model_type"):
         raise UserError(
             f"model.weights=random: model={model.name} has no architecture.model_type; "

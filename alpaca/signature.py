@@ -64,7 +64,7 @@ def training_settings(config: Config) -> dict[str, Any]:
         settings["train.eval_every_steps"] = config.train.eval_every_steps
         if (quick := config.evaluation.quick) is not None and config.train.keep_best == WATCHED:
             settings["evaluation.quick"] = [quick.watch_rows, quick.max_new_tokens]
-    settings["model.weights"] = _weights_content(config.model.weights, config.model.revision)
+    settings["model.weights"] = weights_content(config.model.weights, config.model.revision)
     if is_generated(config.data_source.path):
         settings["data_source.path"] = GENERATED + _generation_behind(config)
     else:
@@ -114,9 +114,9 @@ def _named_model_content(name: str) -> Any:
     """What the model of a local engine is made of: a name in conf/model, or weights."""
     file = paths.conf_dir() / "model" / f"{name}.yaml"
     if "/" in name or not file.is_file():
-        return _weights_content(name, None)
+        return weights_content(name, None)
     described = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return [_weights_content(described["weights"], described.get("revision")), described.get("architecture")]
+    return [weights_content(described["weights"], described.get("revision")), described.get("architecture")]
 
 
 def evaluation_settings(config: Config) -> dict[str, Any]:
@@ -141,11 +141,11 @@ def _generation_behind(config: Config) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes; files over 16 MiB are hashed once per (path, size, time of change)."""
+    """SHA-256 of a file's bytes; files over 16 MiB are hashed once per path, size and times of change."""
     status = path.stat()
     if status.st_size < 1 << 24:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    identity = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    identity = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"  # `cp -p` sets mtime back
     memo = paths.cache_dir() / "hashes" / hashlib.sha256(identity.encode()).hexdigest()
     if memo.is_file() and len(known := memo.read_text()) == 64:
         return known
@@ -173,7 +173,8 @@ def _marked(section: Any, prefix: str = "", affects: str = TRAINING) -> Any:
             yield prefix + item.name, value
 
 
-def _weights_content(weights: str, revision: str | None) -> str:
+def weights_content(weights: str, revision: str | None) -> str:
+    """What stands for `model.weights` in a signature: hash of files, or hub id and commit."""
     if weights == RANDOM:
         return weights
     if weights.startswith(paths.PACKAGE_PREFIX):

@@ -32,6 +32,12 @@ class ModelConfig:
         "Kernel for packed rows: segment (matrix products per segment, any device), varlen (GPU); auto chooses.",
         choices=("auto", "segment", "varlen"),
     )
+    hub_id: str = setting(
+        "",
+        NOTHING,
+        "Hub id of the original of `package:` weights; named in adapter_config.json and cards for those without "
+        "the package.",
+    )
     license: str = setting("", NOTHING, "SPDX-like name of the weights' licence.")
     license_note: str = setting("", NOTHING, "What the licence means for the result, in one sentence.")
 

@@ -6,16 +6,33 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from alpaca import paths
 from alpaca.config import ModelConfig
 from alpaca.errors import UserError
 from alpaca.modeling.embedded import converted_folder
+from alpaca.modeling.identity import adapter_refusal, on_hub, pinned, refuse_adapter
 from alpaca.modeling.quantised import made_exact, quantise
 from alpaca.modeling.tokenizer import tokenizer_of
 from alpaca.signature import RANDOM
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def starting_point(config: ModelConfig) -> ModelConfig:
+    """What a run trains on: `config` with the commit that its revision means now.
+
+    Raises:
+        UserError: an adapter, local or on the hub.
+    """
+    refuse_adapter(config)
+    base = pinned(config)
+    if on_hub(base.weights):
+        file = find_adapter_config_file(base.weights, revision=base.revision)
+        if file is not None:
+            raise UserError(adapter_refusal(base.weights, Path(file)))
+    return base
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

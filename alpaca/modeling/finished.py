@@ -23,6 +23,7 @@ from alpaca.data.templates import Template
 from alpaca.errors import UserError
 from alpaca.modeling.adapters import FULL
 from alpaca.modeling.base import load_model
+from alpaca.modeling.identity import moved, the_same
 from alpaca.modeling.quantised import quantisation, quiet_import
 
 MODEL, BASE, PROBE = "model", "base", "probe.safetensors"
@@ -81,7 +82,7 @@ def read_record(directory: Path) -> Record:
             f"{directory / 'config.yaml'}: {reason}; it is damaged, or was written by another version"
         ) from None
     data, environment = _json(directory / "data.json"), _json(directory / "env.json")
-    return Record(directory, config, summary, data, environment, _stored(directory / PROBE))
+    return Record(directory, config, summary, data, environment, stored_dtype(directory / PROBE))
 
 
 @contextlib.contextmanager
@@ -110,8 +111,12 @@ def load_finished(directory: Path, *, device: torch.device, dtype: torch.dtype |
     Raises:
         UserError: no finished run, a damaged model, or its base is not there any more.
     """
-    record = read_record(directory)
-    folder, stored = directory / MODEL, dtype or record.stored
+    return load_result(read_record(directory), device=device, dtype=dtype)
+
+
+def load_result(record: Record, *, device: torch.device, dtype: torch.dtype | None = None) -> Finished:
+    """The same for a run whose record is known."""
+    folder, stored = record.directory / MODEL, dtype or record.stored
     with readable_model(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if record.config.adapter.kind == FULL:
@@ -125,15 +130,27 @@ def load_finished(directory: Path, *, device: torch.device, dtype: torch.dtype |
 
 
 def load_base(record: Record, tokenizer: PreTrainedTokenizerBase, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """The base of an adapter as its run had it, quantised or not, its other weights in `dtype`."""
-    settings = record.config.model
+    """The base of an adapter as its run had it, quantised or not, its other weights in `dtype`.
+
+    Raises:
+        UserError: it cannot be loaded, or it is not what the run was trained on.
+    """
+    known = record.config.model
     beside = record.directory / MODEL / BASE
     if beside.is_dir():
-        settings = replace(settings, weights=str(beside), revision=None)
+        settings = replace(known, weights=str(beside), revision=None)
+    else:
+        lineage, identity = record.data.get("lineage", {}), record.environment.get("settings", {})
+        settings = the_same(known, lineage.get("model", {}), identity, record.directory)
     quantised = quantisation(record.config.adapter, dtype)
-    return load_model(
-        settings, tokenizer, seed=record.config.train.seed, dtype=dtype, device=device, quantisation=quantised
-    )
+    try:
+        return load_model(
+            settings, tokenizer, seed=record.config.train.seed, dtype=dtype, device=device, quantisation=quantised
+        )
+    except UserError:
+        if reason := moved(known, settings, record.directory):
+            raise UserError(reason) from None
+        raise
 
 
 def read_template(folder: Path) -> Template:
@@ -146,7 +163,8 @@ def read_template(folder: Path) -> Template:
     )
 
 
-def _stored(probe: Path) -> torch.dtype:
+def stored_dtype(probe: Path) -> torch.dtype:
+    """The dtype that the metadata of `probe.safetensors` names."""
     try:
         with safe_open(str(probe), framework="pt") as tensors:
             name = (tensors.metadata() or {}).get("dtype", "float32")

@@ -1,6 +1,6 @@
 """The result of a run: `model/`, loadable with plain transformers or peft, there as a whole or not at all.
 
-An adapter's base is named in its `adapter_config.json`: a hub id, or a folder. Random weights exist
+An adapter's base is named in its `adapter_config.json`: a hub id and its commit, or a folder. Random weights exist
 nowhere else, so they are written when they are drawn and lie in `model/base/`; the adapter names that
 folder by its absolute path, for plain peft, and `modeling/finished.py` finds it after a move too.
 """
@@ -34,10 +34,12 @@ def save_model(
     template: dict[str, Any],
     write_json: Any,
     weights: dict[str, torch.Tensor] | None = None,
+    base: tuple[str, str | None] | None = None,
 ) -> None:
     """Write weights (adapter or full, safetensors), tokenizer and template beside `folder`, then rename.
 
-    `weights` is the whole state dict where the model itself holds only a part of it.
+    `weights` is the whole state dict where the model itself holds only a part of it; `base` is the name and commit
+    by which an adapter's configuration says what it belongs on.
 
     Raises:
         RunFailed: the disk is full or the folder cannot be written; nothing is left under `folder`.
@@ -47,7 +49,7 @@ def save_model(
     try:
         given = {} if weights is None else {"state_dict": weights}
         if _is_adapter(model):
-            _save_adapter(model, beside, folder, given)
+            _save_adapter(model, beside, folder, given, base)
         else:
             model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
@@ -78,12 +80,17 @@ def _clear(folder: Path) -> None:
         os.replace(folder, aside)
 
 
-def _save_adapter(model: Any, beside: Path, folder: Path, given: dict[str, Any]) -> None:
+def _save_adapter(
+    model: Any, beside: Path, folder: Path, given: dict[str, Any], base: tuple[str, str | None] | None
+) -> None:
     """Adapter, by its `state_dict` where it is given, and a base that is nowhere else; `beside` will be `folder`."""
     initial = getattr(model, "initial_adapter", None)
     drawn = folder.with_name(DRAWN_BASE)
     if drawn.is_dir():
-        model.peft_config["default"].base_model_name_or_path = str(folder.absolute() / BASE)
+        base = str(folder.absolute() / BASE), None
+    if base is not None:
+        settings = model.peft_config["default"]
+        settings.base_model_name_or_path, settings.revision = base
     model.save_pretrained(beside, **given)
     _check_adapter(beside / "adapter_model.safetensors", initial)
     if initial is not None:

@@ -22,7 +22,8 @@ from alpaca.evaluation.scores import DIRECTIONS, declared
 from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, left_out, trained_parameters
-from alpaca.modeling.base import load_tokenizer
+from alpaca.modeling.base import load_tokenizer, starting_point
+from alpaca.modeling.identity import public_name, recorded
 from alpaca.modeling.quiet import quiet_libraries
 from alpaca.planning.command import at_the_start
 from alpaca.signature import variant_of
@@ -39,6 +40,7 @@ from alpaca.training.metering import DIRECTIONS as PERFORMANCE
 from alpaca.training.metering import Meter, peak_memory_gib
 from alpaca.training.precision import Compute
 from alpaca.training.preparation import Prepared, build_model, prepare
+from alpaca.training.reloading import check_reload
 from alpaca.training.saving import save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before, score_further
 from alpaca.training.segment import Segment
@@ -74,8 +76,10 @@ def run(
             check_ready(config.evaluation)
         if not world.is_main:
             world.barrier()  # rank 0 fills the caches of model and tokens, the others read them
+        config = replace(config, model=starting_point(config.model))
         tokenizer = load_tokenizer(config.model)
         prepared = prepare(config, tokenizer, terminal)
+        prepared.facts["lineage"]["model"] |= recorded(config.model)
         directory.write_json("data.json", prepared.facts)
         needs = at_the_start(config, prepared.train, devices=world.size, nodes=world.size // world.local_size)
         if needs is not None:
@@ -115,6 +119,9 @@ def run(
         )
         summary = {"signature": mark, **_train_and_score(session, prepared, choices, model, tokenizer)}
         summary["trained_parameters"], summary["parameters"] = trained, total
+        if world.is_main:
+            with beats.while_working("loading the saved model again"):
+                check_reload(config, directory.path, prepared.facts, model, compute.device, terminal)
         directory.finish(FINISHED, summary)
         if config.train.keep_checkpoints == 0:
             Checkpoints(directory.path / "checkpoints", world, compute.device).remove_all()
@@ -236,7 +243,7 @@ def _save(
     inner = without_wrapper(model)
     if world.is_main:
         write_json = lambda path, content: write_text(path, json.dumps(content))  # noqa: E731
-        save_model(inner, tokenizer, folder, template, write_json, weights)
+        save_model(inner, tokenizer, folder, template, write_json, weights, public_name(config.model))
     if world.is_main or is_sharded(model):
         save_probe(inner, prepared.train.prompt(0), directory.path / "probe.safetensors", keep=world.is_main)
     if not world.is_main:
