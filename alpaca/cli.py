@@ -32,6 +32,7 @@ from alpaca.commands import unknown_option
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
 from alpaca.explaining import causes, explain, nearest
+from alpaca.signature import RANDOM
 
 OPEN_KEYS = (
     "model.architecture",
@@ -68,7 +69,7 @@ register_sweep_dir()
 
 
 def typed(config: DictConfig) -> Config:
-    """The composed config as plain dataclasses, every interpolation resolved.
+    """The composed config as plain dataclasses, every interpolation resolved, a folder of weights as absolute path.
 
     Raises:
         UserError: a key the schema does not know (`+key=...`), a value of the wrong type, a missing value.
@@ -83,6 +84,8 @@ def typed(config: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(result, Config)
+    if (weights := Path(result.model.weights).expanduser()).is_dir() and result.model.weights not in ("", RANDOM):
+        result.model.weights = str(weights.absolute())  # the run is evaluated and exported from other directories too
     source = result.data_source
     source.sources = {name: {**_named_source(name), **(source.sources.get(name) or {})} for name in source.mix}
     return result
