@@ -14,7 +14,7 @@ from alpaca.data.encoding import encode_prompts
 from alpaca.data.rows import Row
 from alpaca.engines.protocol import sound
 from alpaca.errors import UserError
-from alpaca.modeling.tokenizer import opening_tokens
+from alpaca.modeling.tokenizer import opening_tokens, render_chat
 
 Pieces = list[tuple[str, bool]]  # text, and whether it is the conversation's own
 
@@ -76,11 +76,11 @@ def _messages(speaker: Speaker, row: Row, earlier: Sequence[Turn], system: str) 
     marks = [f"\u2042{place}\u2042" for place in range(len(texts))]
     messages = [{"role": role, "content": mark} for (role, _), mark in zip(texts, marks, strict=True)]
     try:
-        rendered = speaker.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = render_chat(speaker.tokenizer, messages)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")[:160]
         raise UserError(f"template {template.name}: the model's chat template refuses these turns ({reason})") from None
-    pieces, rest = [], str(rendered)
+    pieces, rest = [], rendered
     for mark, (_, filled) in zip(marks, texts, strict=True):
         before, found, rest = rest.partition(mark)
         if not found or mark in rest:

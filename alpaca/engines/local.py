@@ -31,7 +31,7 @@ from alpaca.engines.exchange import (
 )
 from alpaca.engines.protocol import messages_of, prompt_text
 from alpaca.modeling.base import load_model, load_tokenizer
-from alpaca.modeling.tokenizer import text_encoder
+from alpaca.modeling.tokenizer import render_chat, text_encoder
 from alpaca.training.precision import choose
 
 GATHER_S = 0.02  # long enough for what was asked in one go to arrive
@@ -160,8 +160,8 @@ class LocalEngine:
 
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         if request.messages and self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(messages_of(request), tokenize=False, add_generation_prompt=True)
-            return tuple(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
+            text = render_chat(self._tokenizer, messages_of(request))
+            return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return tuple(self._encode([prompt_text(request)])[0])
 
     async def _work(self) -> None:

@@ -110,9 +110,11 @@ class VllmOffline:
         self._engine.shutdown()
 
     def _prompt_ids(self, request: Request) -> list[int]:
+        from alpaca.modeling.tokenizer import render_chat
+
         if request.messages and self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(messages_of(request), tokenize=False, add_generation_prompt=True)
-            return list(self._tokenizer(str(text), add_special_tokens=False)["input_ids"])
+            text = render_chat(self._tokenizer, messages_of(request))
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(self._tokenizer(prompt_text(request))["input_ids"])
 
 

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpaca.errors import RunFailed, UserError
 from alpaca.exporting import gguf as converter
@@ -18,6 +18,7 @@ from alpaca.modeling.chat_template import chat_template, differing_prompt
 from alpaca.modeling.finished import MODEL, PROBE, Record, read_record, read_template
 from alpaca.modeling.merged import load_merged
 from alpaca.modeling.quiet import quiet_libraries
+from alpaca.modeling.tokenizer import generation_settings
 from alpaca.tracking.folders import LOCK
 from alpaca.tracking.lock import HeldError, hold
 
@@ -109,10 +110,7 @@ def _write(record: Record, folder: Path, dtype: torch.dtype, max_shard_size: str
     model, tokenizer = load_merged(record, device=CPU, dtype=dtype)
     template = read_template(record.directory / MODEL)
     tokenizer.chat_template = chat_template(template, tokenizer)
-    # No stop strings here: with them `generate` and pipelines fail unless they are handed the tokenizer. The card
-    # shows how to, and `template.json` lists them.
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**special, do_sample=False)
+    model.generation_config = generation_settings(tokenizer)
     try:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
     except OSError:

@@ -8,12 +8,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from alpaca import paths
 from alpaca.config import ModelConfig, TemplateConfig
@@ -23,22 +24,77 @@ from alpaca.errors import UserError
 from alpaca.signature import RANDOM
 
 MAX_RANDOM_VOCABULARY = 8192
+UNKNOWN_TEXT = "\U000f1234 \ue123"  # characters of private use: in no vocabulary but as bytes
+DATE = datetime(2024, 7, 26)  # for chat templates: what Llama 3's say where they cannot ask for the date
+RENDERINGS = 16  # a template that chooses between two texts at random is noticed in 32,767 of 32,768 cases
 
 
 def tokenizer_of(config: ModelConfig, weights: str) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to `weights` (a folder or hub id, or `random`).
 
     Raises:
-        UserError: it cannot be loaded, or it has no EOS token.
+        UserError: it cannot be loaded, or it has no EOS token that only ends a response.
     """
     if weights == RANDOM:
         return _seed_task_tokenizer(int(config.architecture["vocab_size"]))
     tokenizer = AutoTokenizer.from_pretrained(weights, revision=config.revision)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model={config.name}: its tokenizer has no EOS token, so no response could end")
+    _check_end(tokenizer, config.name or weights)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # never trained on: batches have no padding
     return tokenizer
+
+
+def _check_end(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer whose EOS token is missing, is none of its tokens, or also stands for unknown text.
+
+    The last is tried out: GPT-2 and its kin call one token EOS, BOS and unknown, but no text is unknown to them.
+    """
+    end, token = tokenizer.eos_token_id, tokenizer.eos_token
+    what = f"model={name}: its tokenizer's EOS token {token!r}"
+    way_out = "name another in its tokenizer_config.json (eos_token), such as </s>"
+    if end is None:
+        raise UserError(f"model={name}: its tokenizer has no EOS token, so no response could end; {way_out}")
+    if (meant := tokenizer.convert_ids_to_tokens(end)) != token:
+        raise UserError(
+            f"{what} is not in its vocabulary and becomes {meant!r} (id {end}), which "
+            f" would be taught as the end; {way_out}"
+        )
+    if end in tokenizer(UNKNOWN_TEXT, add_special_tokens=False)["input_ids"]:
+        raise UserError(
+            f"{what} (id {end}) also stands for characters it does not know, so responses would end in their middle; "
+            f"{way_out}"
+        )
+
+
+def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A sentence where the token that ends a response also begins a text."""
+    if tokenizer.eos_token_id != tokenizer.bos_token_id:
+        return None
+    return (
+        f"the tokenizer's EOS and BOS are one token, {tokenizer.eos_token!r}: GPT-2 and its kin are made so, in "
+        "another model it is a mistake of its tokenizer_config.json"
+    )
+
+
+def other_end_warning(model: Any, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """A sentence where the base of an adapter ends generation elsewhere: plain peft takes its generation config."""
+    declared = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if tokenizer.eos_token_id in (declared if isinstance(declared, list) else [declared]):
+        return None
+    return (
+        f"the base's generation config ends at token {declared}, this run's responses at {tokenizer.eos_token_id} "
+        f"({tokenizer.eos_token!r}): with plain peft pass generate(eos_token_id=...), or export the run"
+    )
+
+
+def generation_settings(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Generation config of a model trained with `tokenizer`: greedy, ending where the training examples ended.
+
+    The base's own may name another end, and then plain `generate` never stops. No stop strings: with them
+    `generate` and pipelines fail unless they are handed the tokenizer.
+    """
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return GenerationConfig(**special, do_sample=False)
 
 
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
@@ -130,11 +186,12 @@ def _cut_at_marks(pieces: Pieces, marks: re.Pattern[str], tokens: dict[str, Adde
 def template_for(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> Template:
     """The template of a config; with `template.chat` its prompts stand in the tokenizer's own chat template.
 
-    The chat template is rendered once around a mark, and what is before and after the mark is literal
+    The chat template is rendered around a mark, and what is before and after the mark is literal
     text of our template from then on: the same for every row, stored with the model.
 
     Raises:
-        UserError: the tokenizer has no chat template, or one that changes or repeats the user's text.
+        UserError: the tokenizer has no chat template, or one that changes or repeats the user's text, or that
+            gives another text each time.
     """
     template = Template.from_config(config)
     if not config.chat:
@@ -146,22 +203,45 @@ def template_for(tokenizer: PreTrainedTokenizerBase, config: TemplateConfig) -> 
         )
     mark = "\u2042the user's text\u2042"
     try:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
-        )
+        renderings = {render_chat(tokenizer, [{"role": "user", "content": mark}]) for _ in range(RENDERINGS)}
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")[:160]
         raise UserError(
             f"template={config.name}: the model's chat template fails on one user message ({reason}); "
             "choose another template"
         ) from None
-    before, *after = str(rendered).split(mark)
-    if len(after) != 1 or any(place in str(rendered) for place in ("{instruction}", "{input}")):
+    rendered = renderings.pop()
+    if renderings:
+        raise UserError(
+            f"template={config.name}: the model's chat template gives another text each time, so each run would be "
+            "another experiment; choose another template"
+        )
+    before, *after = rendered.split(mark)
+    if len(after) != 1 or any(place in rendered for place in ("{instruction}", "{input}")):
         raise UserError(
             f"template={config.name}: the model's chat template changes or repeats the user's text; "
             "choose another template"
         )
     return template.wrapped(before, after[0])
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    """Text of `messages` in the model's chat template, up to where the answer begins.
+
+    A template that asks for today's date gets `DATE`: the prompts of a run are the same on any day, and later
+    commands ask as training did.
+    """
+    chat = str(tokenizer.get_chat_template())
+    if "strftime_now" in chat:
+        chat = f"{_fixed_date()}\n{chat}"  # the newline after a macro goes, by transformers' setting of Jinja
+    return str(tokenizer.apply_chat_template(messages, chat_template=chat, tokenize=False, add_generation_prompt=True))
+
+
+def _fixed_date() -> str:
+    """A Jinja macro in place of transformers' `strftime_now`; functions cannot be handed to a template."""
+    marks = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAbBcdDeFhHIjklmMpSTuUwWxXyY"]
+    replaced = "".join(f" | replace({mark!r}, {DATE.strftime(mark)!r})" for mark in marks)
+    return "{% macro strftime_now(format) %}{{ format" + replaced + " }}{% endmacro %}"
 
 
 def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -25,7 +25,7 @@ from alpaca.modeling.base import DTYPES, load_model
 from alpaca.modeling.fused import fuse_layers
 from alpaca.modeling.layers import checkpoint_activations, compile_layers
 from alpaca.modeling.quantised import quantisation
-from alpaca.modeling.tokenizer import template_for, text_encoder
+from alpaca.modeling.tokenizer import end_warning, template_for, text_encoder
 from alpaca.tracking.terminal import Terminal
 from alpaca.training.precision import Compute
 from alpaca.training.saving import keep_drawn_base
@@ -55,8 +55,9 @@ def prepare(config: Config, tokenizer: PreTrainedTokenizerBase, terminal: Termin
     )
     for reason, count in facts["rows_dropped"].items():
         terminal.print(f"       left out: {count:,} {reason}")
-    for warning in data.warnings:
-        terminal.warn(warning)
+    for warning in (*data.warnings, end_warning(tokenizer)):
+        if warning:
+            terminal.warn(warning)
     plan = StepPlan(len(data.train), train.seed, train.epochs, train.global_batch_size, train.max_steps)
     held_out = HeldOut(data.held_out_rows, data.held_out, template, tokenizer) if data.held_out else None
     return Prepared(data.train, held_out, template, plan, facts)

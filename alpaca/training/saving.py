@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from alpaca.errors import RunFailed
 from alpaca.modeling.attention import plain_attention
 from alpaca.modeling.pissa import rewrite_as_lora
+from alpaca.modeling.tokenizer import generation_settings
 
 TEMPLATE = "template.json"
 UNFINISHED = ".model-unfinished"
@@ -48,9 +49,12 @@ def save_model(
     shutil.rmtree(beside, ignore_errors=True)
     try:
         given = {} if weights is None else {"state_dict": weights}
+        generation = generation_settings(tokenizer)
         if _is_adapter(model):
             _save_adapter(model, beside, folder, given, base)
+            generation.save_pretrained(beside)  # for readers: plain peft takes that of the base
         else:
+            model.generation_config = generation
             model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
         write_json(beside / TEMPLATE, template)

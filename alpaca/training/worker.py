@@ -25,6 +25,7 @@ from alpaca.modeling.adapters import FULL, left_out, trained_parameters
 from alpaca.modeling.base import load_tokenizer, starting_point
 from alpaca.modeling.identity import public_name, recorded
 from alpaca.modeling.quiet import quiet_libraries
+from alpaca.modeling.tokenizer import other_end_warning
 from alpaca.planning.command import at_the_start
 from alpaca.signature import variant_of
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json, write_text
@@ -45,7 +46,7 @@ from alpaca.training.saving import save_model, save_probe
 from alpaca.training.scoring import log_scores, save_predictions, score, score_before, score_further
 from alpaca.training.segment import Segment
 from alpaca.training.self_check import exact_layout
-from alpaca.training.sharding import is_sharded, splits, spread, whole_weights, without_wrapper
+from alpaca.training.sharding import is_sharded, splits, spread, whole, whole_weights, without_wrapper
 from alpaca.training.stopping import Stopping
 from alpaca.training.watchdog import Beats
 from alpaca.training.world import World
@@ -91,6 +92,8 @@ def run(
             model = build_model(config, tokenizer, compute, directory.path if world.is_main else None, split=split)
         if config.adapter.kind != FULL and "all" in (config.adapter.targets or ["all"]) and (rest := left_out(model)):
             terminal.warn(f"adapter={config.adapter.name}: {rest}")
+        if config.adapter.kind != FULL and (sentence := other_end_warning(whole(model), tokenizer)):
+            terminal.warn(sentence)
         choices = choose_layout(config.train, config.adapter, model, max_length=config.train.max_length)
         if config.train.packing == "on" and not choices.layout.packed:
             terminal.warn(f"rows are padded, which is slower than packing: the model {choices.reasons['packed']}")

@@ -175,6 +175,8 @@ def test_a_saved_pissa_adapter_is_what_was_trained(rslora: bool, tmp_path: Path)
 
 
 class _Tokenizer:
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+
     def save_pretrained(self, folder: Path) -> None:
         """No tokenizer is needed here."""
 
