@@ -24,6 +24,7 @@ from typing import Any
 from alpaca.cli import INTERRUPTED
 from alpaca.errors import RunFailed, UserError
 from alpaca.outside import Placement
+from alpaca.startup import heard
 from alpaca.tracking.run_directory import write_text
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -133,6 +134,8 @@ def _signals_forwarded(handover: Handover) -> Any:
     received: list[int] = []
 
     def forward(number: int, frame: Any) -> None:
+        if received and number == signal.SIGHUP:  # a shell repeats it
+            return
         received.append(number)
         for pid in handover.pids():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -140,7 +143,7 @@ def _signals_forwarded(handover: Handover) -> Any:
         if not handover.pids():
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, forward) for number in heard(*FORWARDED)}
     try:
         yield received
     finally:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from alpaca import startup
 from alpaca.errors import RunFailed, UserError
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
@@ -73,11 +74,14 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     interrupted: str = "interrupted",
+    keeps_going: bool = False,
 ) -> int:
     """Do `work` with the options of `argv`; returns the exit status.
 
     0 done (or what `work` returns), 1 failed, 2 bad input, 130 interrupted, with `interrupted` as the line.
+    When nobody reads its output it goes on with `keeps_going`, else it ends quietly with 1.
     """
+    startup.start(keeps_going=keeps_going)
     try:
         status = work(parser.read(argv)) or 0
         sys.stdout.flush()
@@ -86,7 +90,7 @@ def run(
         return fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         return fail(interrupted, INTERRUPTED)
-    except BrokenPipeError:  # what reads our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader has seen enough (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

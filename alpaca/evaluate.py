@@ -17,6 +17,7 @@ from alpaca import cli, commands
 from alpaca.errors import UserError
 from alpaca.evaluation.composing import overrides_for, overrides_for_other
 from alpaca.evaluation.targets import Target, find
+from alpaca.startup import ended_by_signals
 
 MADE = Path("outputs") / "evaluate"
 SINGLE = "alpaca.evaluate scores one thing: leave out -m and sweep=, and give one value to each key"
@@ -24,7 +25,7 @@ SINGLE = "alpaca.evaluate scores one thing: leave out -m and sweep=, and give on
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    return commands.run(_parser(), _evaluate, argv)
+    return commands.run(_parser(), _evaluate, argv, keeps_going=True)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -41,7 +42,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
         place = Path(HydraConfig.get().runtime.output_dir)
         try:
-            evaluate(target, cli.typed(composed), place, typed)
+            with ended_by_signals():
+                evaluate(target, cli.typed(composed), place, typed)
         finally:
             _remove_if_empty(place)
 

@@ -10,26 +10,28 @@ import sys
 from pathlib import Path
 
 from alpaca import commands
+from alpaca.startup import ended_by_signals
 
 DTYPES = ("bf16", "fp16", "fp32")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    return commands.run(parser(), _export, argv, interrupted="interrupted; nothing was exported")
+    return commands.run(parser(), _export, argv, interrupted="interrupted; nothing was exported", keeps_going=True)
 
 
 def _export(options: argparse.Namespace) -> None:
     from alpaca.exporting.command import export
 
-    export(
-        options.run,
-        output=options.output,
-        dtype=options.dtype,
-        max_shard_size=options.max_shard_size,
-        gguf=options.gguf,
-        hub_name=options.push_to_hub,
-    )
+    with ended_by_signals():
+        export(
+            options.run,
+            output=options.output,
+            dtype=options.dtype,
+            max_shard_size=options.max_shard_size,
+            gguf=options.gguf,
+            hub_name=options.push_to_hub,
+        )
 
 
 def parser() -> commands.Parser:

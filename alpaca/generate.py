@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from alpaca import cli
+from alpaca import cli, startup
 from alpaca.checks import check_ranges
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
@@ -38,6 +38,7 @@ folder. Keys, their meaning and their defaults: conf/generation and alpaca/confi
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 stopped early, 2 bad input, 130 interrupted."""
+    startup.start()
     arguments = sys.argv[1:] if argv is None else argv
     if {"--help", "-h"} & set(arguments):
         print(TEXT.format(options=", ".join(groups()["generation"])), end="")

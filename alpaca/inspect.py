@@ -24,7 +24,7 @@ DEFAULT_NAME = Config().name
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a defect over its limit, 2 bad input, 130 interrupted."""
-    return commands.run(_parser(), _inspect, argv)
+    return commands.run(_parser(), _inspect, argv, keeps_going=True)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -20,8 +20,9 @@ from typing import Any
 
 from alpaca.cli import INTERRUPTED
 from alpaca.errors import UserError
+from alpaca.startup import heard, once
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # Of one W&B run, and the service that a process around this one may have: every job is a run of its own.
 INHERITED_NAMES = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SERVICE")
 
@@ -93,7 +94,7 @@ class Jobs:
     @contextlib.contextmanager
     def forwarding(self) -> Iterator[None]:
         """Signals to this process go to the jobs within this context; Ctrl-Z halts them too until this one goes on."""
-        handlers = {**dict.fromkeys(FORWARDED, self._received), signal.SIGTSTP: self._halted}
+        handlers = {**dict.fromkeys(heard(*FORWARDED), self._received), signal.SIGTSTP: self._halted}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
@@ -103,6 +104,7 @@ class Jobs:
 
     def _received(self, number: int, frame: Any) -> None:
         """Hand a signal on to the jobs; it interrupts what is done here meanwhile, such as making data."""
+        once(number)
         self._asked_to_end = self._asked_to_end or self._waits or bool(self._running)
         self._hand_on(number, list(self._running))
         if not self._waits:

@@ -19,6 +19,9 @@ def main() -> int:
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):
         return 1
+    from alpaca import startup
+
+    startup.start()
     from alpaca.training import rank
 
     return rank.main(sys.argv[1])

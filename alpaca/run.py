@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from alpaca import cli
+from alpaca import cli, startup
 from alpaca.checks import check
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    startup.start()
     if {"--help", "-h"} & set(sys.argv[1:] if argv is None else argv):
         print(help_text(), end="")
         return 0

@@ -104,9 +104,11 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     ("number", "overrides"),
     [
         (signal.SIGTERM, ()),
+        (signal.SIGHUP, ()),
         pytest.param(signal.SIGUSR1, (), marks=pytest.mark.slow),
         (signal.SIGTERM, DDP),
         pytest.param(signal.SIGINT, DDP, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, DDP, marks=pytest.mark.slow),
     ],
     ids=str,
 )

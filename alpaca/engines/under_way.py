@@ -48,6 +48,10 @@ class UnderWay(Generic[Key]):
         self._stopping.set()
         self._asker.ending = True
 
+    def _interrupted(self, number: signal.Signals) -> None:
+        if not (self.stopping and number == signal.SIGHUP):  # a shell repeats it
+            self.interrupt()
+
     @contextlib.contextmanager
     def interrupted_by(self, *signals: signal.Signals) -> Iterator[None]:
         """Within this context, in a running loop, `signals` interrupt; what heard them before hears them after.
@@ -59,7 +63,7 @@ class UnderWay(Generic[Key]):
         heard = []
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not in the main thread
             for number in signals:
-                loop.add_signal_handler(number, self.interrupt)
+                loop.add_signal_handler(number, self._interrupted, number)
                 heard.append(number)
         try:
             yield

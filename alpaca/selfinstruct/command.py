@@ -25,7 +25,6 @@ from alpaca.engines.refusals import NoStructure
 from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct import directories, reporting
-from alpaca.selfinstruct.ending import terminated_as_interrupted
 from alpaca.selfinstruct.ledger import Ledger
 from alpaca.selfinstruct.pipeline import Pipeline
 from alpaca.selfinstruct.result import CARD, DATASET, Result, diversity_of, licence_of
@@ -33,6 +32,7 @@ from alpaca.selfinstruct.seeds import load_seeds
 from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SECTION, SELF_INSTRUCT, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
 from alpaca.signature import generation_settings, generation_signature
+from alpaca.startup import ended_by_signals, heard
 from alpaca.tracking.folders import GENERATION, refuse_foreign
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED, RunDirectory, read_json
 from alpaca.tracking.terminal import Terminal
@@ -83,7 +83,7 @@ def generate(config: Config, path: Path, overrides: list[str], *, beside_trainin
     )
     directory = RunDirectory(path, mark, generation_settings(config.generation), extends=True, kind=GENERATION)
     try:
-        with terminated_as_interrupted():
+        with ended_by_signals():
             return _in_directory(
                 config, mark, directory, overrides, engine, budget, priced, sources, found, beside_training
             )
@@ -222,7 +222,7 @@ def _no_room(error: OSError, folder: Path) -> str:
 
 async def _all_stages(job: _Job, engine: Engine) -> None:
     try:
-        with job.pipeline.interrupted_by(signal.SIGINT, signal.SIGTERM):
+        with job.pipeline.interrupted_by(*heard(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             await _stages(job)
     finally:
         with contextlib.suppress(Exception):

@@ -50,6 +50,9 @@ def main() -> int:
     if os.getppid() != parent:
         return 1
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save yet: ends it without a traceback
+    from alpaca import startup
+
+    startup.start()
     from alpaca import run
     from alpaca.tracking.wandb_run import IN_SWEEP
 

@@ -7,6 +7,7 @@ failed; one that was refused before it reached W&B has none, and gets one. What 
 import sys
 from pathlib import Path
 
+from alpaca import startup
 from alpaca.signature import variant_of
 from alpaca.tracking.run_directory import read_json, settings_of
 from alpaca.tracking.wandb_places import ENDED_FILE, OPEN_FILE
@@ -30,6 +31,7 @@ def mark(folder: Path) -> None:
 
 def main() -> int:
     """The command."""
+    startup.start()
     mark(Path(sys.argv[1]))
     return 0
 

@@ -6,6 +6,7 @@ A W&B run of its own, of job type `report`: the report as an artifact, made from
 import sys
 from pathlib import Path
 
+from alpaca import startup
 from alpaca.cli import fail
 from alpaca.errors import UserError
 from alpaca.sweeping import record
@@ -38,6 +39,7 @@ def log_report(place: Path) -> None:
 
 def main() -> int:
     """The command."""
+    startup.start()
     try:
         log_report(Path(sys.argv[1]))
     except UserError as error:

@@ -27,15 +27,15 @@ class Terminal:
     def log_to(self, log: Path | None) -> None:
         """Keep what is printed from here on in `log` too; None keeps nothing."""
         if log is not None:
-            self._log_stream = log.open("a", encoding="utf-8")
+            self._log_stream = log.open("a", encoding="utf-8", errors="backslashreplace")
             self._log = Console(file=self._log_stream, width=160, highlight=False)
 
     def print(self, *content: RenderableType, style: str | None = None) -> None:
         """Print renderables or markup to both."""
-        self.console.print(*content, style=style)
         if self._log is not None and self._log_stream is not None:
             self._log.print(*content, style=style)
             self._log_stream.flush()
+        self.console.print(*content, style=style)
 
     def warn(self, text: str) -> None:
         """One line the user should not miss; plain text, no markup."""

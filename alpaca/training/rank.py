@@ -118,7 +118,8 @@ def work(
 
 def _say_at_once(text: str) -> None:
     """From a signal handler, which may have interrupted a write to any stream of Python's."""
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{text}\n".encode())
+    with contextlib.suppress(OSError):  # nobody reads it: what it announces happens all the same
+        os.write(2, f"{text}\n".encode())
 
 
 def _of_the_host(offers: list[list[Any]]) -> str:

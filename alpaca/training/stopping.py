@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 during training: the step under way is finished and saved, then the run ends.
+"""SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 during training: the step is finished and saved, then the run ends.
 
 A second signal, a moment later, ends it at once. Outside of training a signal interrupts right away.
 """
@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # Slurm and submitit warn by the last two
+from alpaca.startup import heard
+
+# A terminal that goes away sends SIGHUP; Slurm and submitit warn by the last two.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SAME_PRESS_S = 1.0  # one Ctrl-C may arrive twice: from the terminal and from the launcher
 
 
@@ -30,7 +33,7 @@ class Stopping:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Signals come here within this context; only a process's main thread may."""
-        before = {number: signal.signal(number, self._received) for number in SIGNALS}
+        before = {number: signal.signal(number, self._received) for number in heard(*SIGNALS)}
         try:
             yield
         finally:
@@ -55,6 +58,8 @@ class Stopping:
 
     def _received(self, number: int, frame: Any) -> None:
         now = time.monotonic()
+        if self.asked and number == signal.SIGHUP:  # a shell repeats it, and one may follow Ctrl-C
+            return
         if self.asked and now - self._since < SAME_PRESS_S:
             return
         if self.asked or not self._patient:

@@ -31,6 +31,7 @@ from alpaca.evaluation.judging.panel import Counts, Panel
 from alpaca.evaluation.judging.prompt import JSON, LINE, VERSION, question
 from alpaca.evaluation.judging.report import PREFIX
 from alpaca.evaluation.judging.settings import SECTION, judge_name, resolved
+from alpaca.startup import heard
 
 JUDGEMENTS, ANNOTATIONS = "judgements.jsonl", "annotations.json"
 
@@ -181,7 +182,7 @@ async def _run(
     )
     panel.on_judged = listener.on_judged
     try:
-        with panel.interrupted_by(signal.SIGINT):
+        with panel.interrupted_by(*heard(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             await panel.run(questions)
     finally:
         with contextlib.suppress(Exception):
