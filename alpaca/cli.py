@@ -5,7 +5,6 @@ line is an error. Keys added with `+`, which Hydra would drop silently, are foun
 composed config into the schema once more. torch and transformers are never imported here.
 """
 
-import functools
 import os
 import re
 import sys
@@ -20,8 +19,10 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -135,23 +136,12 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     if (wrong := _wrong_option(arguments)) is not None:
         return fail(wrong, 2)
     sys.argv = [sys.argv[0], *arguments]
-    errors: list[Exception] = []
-    home = os.getpid()
-
-    @functools.wraps(task)
-    def guarded(config: DictConfig) -> None:  # Hydra would print a line of its own about an error in the task
-        try:
-            task(config)
-        except Exception as error:
-            if os.getpid() != home:  # in a launcher's process: it takes the error home
-                raise
-            errors.append(error)
-
+    guarded = _Guarded(task)
     try:
         register()
         hydra.main(config_path=str(paths.conf_dir()), config_name="config", version_base="1.3")(guarded)()
-        for error in errors:
-            raise error
+        if guarded.error is not None:
+            raise guarded.error
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
@@ -166,6 +156,34 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
         if isinstance(error, (HydraException, OmegaConfBaseException)) or _raised_while_composing(error):
             return fail(explain(error, arguments), 2)
         raise
+
+
+class _Guarded:
+    """The task as Hydra calls it; a launcher may pickle it.
+
+    Hydra prints a line of its own about an error in the task. So an error is kept for `main`, unless another sweeper,
+    which counts failures, or another launcher, which takes them home, wants to know.
+    """
+
+    def __init__(self, task: Callable[[DictConfig], Any]):
+        self.task = task
+        self.error: Exception | None = None
+
+    def __call__(self, config: DictConfig) -> Any:
+        try:
+            return self.task(config)
+        except Exception as error:
+            if is_launched(HydraConfig.get()):
+                raise
+            self.error = error
+            return None
+
+
+def is_launched(hydra: Any) -> bool:
+    """Whether this is a multirun for which another sweeper or another launcher was chosen."""
+    names = (str(hydra.sweeper._target_), str(hydra.launcher._target_))
+    ours = names[0].endswith("BasicSweeper") and names[1].endswith("BasicLauncher")
+    return hydra.mode == RunMode.MULTIRUN and not ours
 
 
 def hydra_options() -> tuple[str, ...]:

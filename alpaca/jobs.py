@@ -35,6 +35,7 @@ class Jobs:
     """
 
     ended: list[int] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)  # signals to this process, in order
     on_end: Callable[[int, int], None] = field(default=lambda number, status: None)
     _running: dict[int, tuple[subprocess.Popen[Any], Path, tuple[str, ...]]] = field(default_factory=dict)
     _asked_to_end: bool = False
@@ -105,6 +106,7 @@ class Jobs:
     def _received(self, number: int, frame: Any) -> None:
         """Hand a signal on to the jobs; it interrupts what is done here meanwhile, such as making data."""
         once(number)
+        self.received.append(number)
         self._asked_to_end = self._asked_to_end or self._waits or bool(self._running)
         self._hand_on(number, list(self._running))
         if not self._waits:

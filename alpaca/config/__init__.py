@@ -85,6 +85,16 @@ class SweepConfig:
     retry_failed: bool = setting(
         True, NOTHING, "Run failed runs of a sweep again, from a checkpoint where there is one; false leaves them."
     )
+    objective: str = setting(
+        "eval/loss",
+        NOTHING,
+        "Metric of a run's summary that a searching sweeper, such as Optuna's, gets for it: hydra/sweeper=optuna.",
+    )
+    baseline: str | None = setting(
+        None,
+        NOTHING,
+        "Settings of the runs that the report compares the others with, as adapter.rank=8; null is the first job's.",
+    )
     one_at_a_time: list[str] = setting(
         [],
         NOTHING,

@@ -20,24 +20,27 @@ RECORD = "multirun.yaml"  # Hydra's; ours is sweep.yaml
 
 
 class SweepFolder:
-    """The folder of this process's multirun, and which folders were made for it."""
+    """The folder of this process's multirun, and which folders were made for it: answers `${sweep_dir:}`.
 
-    def __init__(self) -> None:
+    Launchers pickle resolvers, too: in another process it is the answer alone.
+    """
+
+    def __init__(self, chosen: Callable[[DictConfig, Path], None]) -> None:
+        """Register it; `chosen` hears of the composed config and the folder, before the first job."""
         self._place: Path | None = None
         self._made: list[Path] = []
-        self._chosen: Callable[[DictConfig, Path], None] = lambda composed, place: None
-
-    def register(self, chosen: Callable[[DictConfig, Path], None]) -> None:
-        """Answer `${sweep_dir:}`, and call `chosen` with the composed config and the folder before the first job."""
         self._chosen = chosen
         BeforeMultirun.folder = self
+        OmegaConf.register_new_resolver("sweep_dir", self, replace=True)
 
-        def answer(*, _root_: DictConfig) -> str:
-            place = Path(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name)
-            self._note(place)
-            return str(place)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_made": []}
 
-        OmegaConf.register_new_resolver("sweep_dir", answer, replace=True)
+    def __call__(self, *, _root_: DictConfig) -> str:
+        """The folder, as Hydra asks for it."""
+        place = Path(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name)
+        self._note(place)
+        return str(place)
 
     def begin(self, composed: DictConfig) -> None:
         """A multirun begins.
