@@ -41,7 +41,11 @@ def parser() -> commands.Parser:
     made.add_argument(
         "runs", nargs="+", metavar="RUNS", help="run directories, folders of runs, or wandb:ENTITY/PROJECT"
     )
-    made.add_argument("--baseline", metavar="KEY=VALUE,...", help="the variant to compare with (first run or job)")
+    made.add_argument(
+        "--baseline",
+        metavar="KEY=VALUE,...",
+        help="the variant to compare with (that of sweep.baseline, else the first)",
+    )
     made.add_argument("--metric", action="append", default=[], metavar="NAME", help="a metric to compare; repeatable")
     for way in ("lower", "higher"):
         made.add_argument(

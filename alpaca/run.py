@@ -148,6 +148,7 @@ def _sweep(first: DictConfig, arguments: list[str], started: str, jobs: Jobs, pl
         jobs,
         lambda config, overrides: with_generated_data(config, started, overrides),
         own,
+        typed,
     )
 
 

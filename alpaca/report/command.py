@@ -104,8 +104,9 @@ def _filtered(found: Found, filters: Sequence[str]) -> Found:
     kept = [run for run in found.runs if matches(run, wanted)]
     if not kept:
         raise UserError(f"--filter {', '.join(filters)}: fits none of the {len(found.runs)} runs")
-    first = found.first if found.first in kept else kept[0]
-    return replace(found, runs=kept, first=first)
+    if found.first in kept:
+        return replace(found, runs=kept)
+    return replace(found, runs=kept, first=kept[0], baseline="")
 
 
 def _default_output(found: Found) -> Path:

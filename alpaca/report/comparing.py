@@ -49,7 +49,10 @@ def compare(
     groups = [_one_a_seed(each, notes) for each in grouping.group(found.runs)]
     base = grouping.choose_baseline(groups, baseline, found.first)
     if baseline is None and found.first is not None and not any(run is found.first for run in groups[base].runs):
-        notes.append(f"The first variant has no result, so {groups[base].label} is the baseline.")
+        unfinished = f"The baseline {found.baseline}" if found.baseline else "The first variant"
+        notes.append(f"{unfinished} has no result, so {groups[base].label} is the baseline.")
+    elif baseline is None and found.baseline:
+        notes.append(f"Baseline: {groups[base].label}, as sweep.baseline says; --baseline names another.")
     elif baseline is None and len(groups) > 1:
         notes.append(
             f"Baseline: {groups[base].label}, of the first of these runs {found.order}; --baseline names another."

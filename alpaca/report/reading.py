@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,11 @@ import yaml
 from alpaca.errors import UserError
 from alpaca.evaluation.scores import DIRECTIONS
 from alpaca.report.records import DAMAGED, FAILED, FINISHED, INTERRUPTED, MISSING, Run
-from alpaca.report.variants import compared, full_key
+from alpaca.report.variants import all_settings, compared, fits_settings, full_key
 from alpaca.report.wording import visible
 from alpaca.signature import variant_of
 from alpaca.sweeping import damage, record
+from alpaca.sweeping.record import SEED
 from alpaca.tracking.run_directory import read_json
 
 DEEPEST = 5  # folders below a given one in which runs are looked for
@@ -36,7 +36,6 @@ YES_OR_NO = {f"/{name}": factor for name, factor in ALIASES.values()} | {"/exact
 PREDICTIONS, QUICK = "predictions", "eval/"
 BITS = "eval/bits_per_byte"
 SIZES = ("tokens", "bytes")  # of an example, beside its scores
-SEED = re.compile(r"\+*train\.seed=(-?\d+)$")  # as it sets jobs of a sweep apart
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Found:
         first: a run of the baseline where none is named: the first in the order of their sweep if all runs are of one
             sweep, however they were named, else the first of the first argument.
         order: which order that is, for a sentence.
+        baseline: `sweep.baseline`, where `first` is a run of it.
     """
 
     runs: list[Run]
@@ -56,6 +56,7 @@ class Found:
     first: Run | None = None
     folders: list[Path] = field(default_factory=list)
     order: str = "as they were found"
+    baseline: str = ""
 
 
 def read_runs(places: list[Path]) -> Found:
@@ -96,9 +97,18 @@ def read_runs(places: list[Path]) -> Found:
     if not wholes:
         place_of = {job.get("folder"): number for number, job in enumerate(found.get("jobs", []))}
         listed.sort(key=lambda run: place_of.get(Path(run.place).resolve().name, len(place_of)))
-        return Found(listed, title, first=listed[0], folders=places, order=order)
+        first, baseline = _baseline(listed, found)
+        return Found(listed, title, first=first, folders=places, order=order, baseline=baseline)
     question, how = str(found.get("question") or ""), str(found.get("read") or "")
-    return Found(listed, name, question, how, listed[0], places, order)
+    first, baseline = _baseline(listed, found)
+    return Found(listed, name, question, how, first, places, order, baseline)
+
+
+def _baseline(runs: list[Run], of_sweep: dict[str, Any]) -> tuple[Run, str]:
+    """A run of the baseline that `sweep.yaml` names, and its name; the first run where none is named or here."""
+    name = str(of_sweep.get("baseline") or "")
+    fits = [run for run in runs if name and fits_settings(all_settings(run), run.job or (), name)]
+    return (fits[0], name) if fits else (runs[0], "")
 
 
 def _home(folders: dict[Path, Path], sweeps: dict[Path, Path]) -> Path | None:

@@ -1,5 +1,6 @@
 """Runs of one kind together: which settings tell them apart, what they are called, which is the baseline."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -72,9 +73,21 @@ def choose_baseline(variants: list[Variant], wanted: str | None, first: Run | No
 
 def matches(run: Run, wanted: dict[str, str]) -> bool:
     """Whether a run has all the settings `wanted`, `adapter=lora` meaning `adapter.name=lora`."""
-    seed = {} if run.seed is None else {"train.seed": run.seed}
-    settings = {**run.settings, **seed}
+    settings = all_settings(run)
     return all(_means(settings.get(full_key(key)), text) for key, text in wanted.items())
+
+
+def all_settings(run: Run) -> dict[str, Any]:
+    """Dotted key to value, the seed too."""
+    return {**run.settings, **({} if run.seed is None else {"train.seed": run.seed})}
+
+
+def fits_settings(settings: dict[str, Any], job: tuple[str, ...], wanted: str) -> bool:
+    """Whether `wanted`, KEY=VALUE[,KEY=VALUE] or what sets a job apart, is said of these settings."""
+    if wanted in (",".join(job), ", ".join(job)):
+        return True
+    pairs = dict(part.partition("=")[::2] for part in re.split(r",\s*(?=[\w.]+=)", wanted) if part)
+    return "=" in wanted and all(_means(settings.get(full_key(key.strip())), text) for key, text in pairs.items())
 
 
 def _means(value: Any, text: str) -> bool:
@@ -92,8 +105,7 @@ def _fits(variant: Variant, wanted: str) -> bool:
         return True
     if any(run.place and run.place.rstrip("/") == wanted.rstrip("/") for run in variant.runs):
         return True
-    pairs = dict(part.strip().partition("=")[::2] for part in wanted.split(","))
-    return "=" in wanted and matches(variant.runs[0], {key: value for key, value in pairs.items() if key})
+    return fits_settings(all_settings(variant.runs[0]), variant.runs[0].job or (), wanted)
 
 
 def job_label(run: Run) -> str:

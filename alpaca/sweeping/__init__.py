@@ -6,6 +6,7 @@ written before the first run begins, so that a run that never began is known to 
     name: lora_rank                                  the sweep, and the W&B group of its runs
     question: Does a higher LoRA rank ...            first comment of sweeps/NAME.yaml, empty for a plain -m grid
     read: compare eval/loss of each rank with ...    how to read the answer, from the same comment
+    baseline: adapter.rank=8                         `sweep.baseline`; left out where there is none
     jobs:
     - overrides: [sweep=lora_rank, adapter.rank=4]   all that the run is given
       differs: [adapter.rank=4]                      what sets it apart within the sweep

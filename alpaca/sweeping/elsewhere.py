@@ -21,7 +21,7 @@ from alpaca.errors import RunFailed, UserError
 from alpaca.sweeping import record, sweep
 from alpaca.sweeping.expansion import combinations, typed_overrides
 from alpaca.sweeping.folder import RECORD
-from alpaca.sweeping.planning import Job, placed, plan
+from alpaca.sweeping.planning import Job, check_baseline, placed, plan
 
 # What a launcher that cannot submit says, and the keys of hydra.launcher that decide it.
 DECIDES = {
@@ -66,9 +66,12 @@ class Elsewhere:
         self._baseline: str | None = config.sweep.baseline
         self._planned: list[Job] = []
         if not searches:
-            made = combinations(typed_overrides(arguments), dict(hydra.sweeper.params or {}), [])
+            typed = typed_overrides(arguments)
+            made = combinations(typed, dict(hydra.sweeper.params or {}), [])
             self._planned, _ = plan(made, place)
             sweep.first_config(self._planned)
+            for line in check_baseline(self._planned, self._baseline, typed):
+                print(line, flush=True)
         self._quiet = contextlib.ExitStack()
         if (logs := self._logs()) is not None:
             self._quiet.enter_context(contextlib.redirect_stderr(_WithoutSbatch(sys.stderr)))
@@ -145,9 +148,9 @@ class Elsewhere:
         return set(logs.rglob(f"*{SUBMITTED}")) if logs else set()
 
     def _write(self) -> None:
-        if self._planned:
+        if self._planned or self._baseline:
             jobs = [job.record() for job in placed(self._planned, self._place)]
-            record.write(self._place, self._name, self._question, jobs)
+            record.write(self._place, self._name, self._question, jobs, self._baseline)
 
 
 class _WithoutSbatch(io.TextIOBase):

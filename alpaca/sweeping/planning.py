@@ -1,6 +1,7 @@
 """What a sweep has to do: each job's config, its folder, and how far it got before."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from alpaca.config import Config
 from alpaca.errors import UserError
 from alpaca.signature import evaluation_settings, signature_of, training_settings, variant_of
 from alpaca.sweeping import damage
-from alpaca.sweeping.expansion import Combination, composed
+from alpaca.sweeping.expansion import ALONE, Combination, composed
+from alpaca.sweeping.record import SEED
 from alpaca.tracking.lock import is_held
 from alpaca.tracking.run_directory import FINISHED, differences, settings_of, status
 
 RUNNING, DAMAGED, MISSING, REFUSED = "running", "damaged", "missing", "refused"
+ONE_AT_A_TIME = "sweep.one_at_a_time"
 APART = ("name", "output_dir", "notes", "extra_tags", "sweep", "tracker", "generation")  # never make two runs of one
 
 
@@ -85,6 +88,36 @@ def placed(jobs: list[Job], place: Path) -> list[Job]:
     """The jobs with their folders as they are under `place` now."""
     sharing = [job.signature for job in jobs]
     return [_placed(job, place, alone=sharing.count(job.signature) == 1) for job in jobs]
+
+
+def check_baseline(jobs: list[Job], baseline: str | None, typed: list[str]) -> list[str]:
+    """See to it that `sweep.baseline` names one variant of the sweep; returns lines to print.
+
+    Where the command line (`typed`) gives other values than those that the sweep file's baseline is one of, the report
+    does without it, and a line says so.
+
+    Raises:
+        UserError: it fits no variant, or several.
+    """
+    if baseline is None:
+        return []
+    from alpaca.report.reading import flat
+    from alpaca.report.variants import fits_settings
+
+    titles: dict[str, bool] = {}
+    for job in jobs:
+        apart = [part for part in job.combination.differs if not SEED.match(part)]
+        if job.config is not None:
+            container: Any = OmegaConf.to_container(OmegaConf.structured(job.config), resolve=True)
+            titles[",".join(apart) or ALONE] = fits_settings(dict(flat(container)), tuple(apart), baseline)
+    fits = [title for title, fit in titles.items() if fit]
+    if len(fits) == 1:
+        return []
+    given = {part.partition("=")[0].lstrip("+") for part in typed}
+    if not fits and "sweep.baseline" not in given and given & {*re.findall(r"([\w.]+)=", baseline), ONE_AT_A_TIME}:
+        return [f"no run has the sweep's baseline {baseline}: the report compares with the first, {next(iter(titles))}"]
+    how = "no run of this sweep has that" if not fits else "several settings of this sweep have that"
+    raise UserError(f"sweep.baseline={baseline}: {how}; name one of {'; '.join(fits or titles)}, or null for the first")
 
 
 def _checked(number: int, combination: Combination) -> Job:

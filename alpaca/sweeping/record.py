@@ -1,5 +1,6 @@
 """`sweep.yaml`: the question, and the jobs that answer it, on disk before the first of them begins."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from alpaca.sweeping.damage import mapping_of
 from alpaca.tracking.run_directory import write_text
 
 FILE = "sweep.yaml"
+SEED = re.compile(r"\+*train\.seed=(-?\d+)$")  # as it sets jobs of a sweep apart
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def parsed_header(text: str) -> Question:
     return Question(*(" ".join(found[name]) for name in ("question", "cost", "read")))
 
 
-def write(folder: Path, name: str, question: Question, jobs: list[dict[str, Any]]) -> None:
+def write(folder: Path, name: str, question: Question, jobs: list[dict[str, Any]], baseline: str | None = None) -> None:
     """Write `sweep.yaml`; jobs of an earlier command stay in it while their directories are there, if it can be read.
 
     Raises:
@@ -59,7 +61,8 @@ def write(folder: Path, name: str, question: Question, jobs: list[dict[str, Any]
     mine = {job["folder"] for job in jobs}
     kept = [job for job in _parsed(folder)[0].get("jobs", []) if job.get("folder") and job["folder"] not in mine]
     kept = [job for job in kept if (folder / job["folder"]).is_dir()]
-    content = {"name": name, "question": question.question, "read": question.read, "jobs": [*jobs, *kept]}
+    named = {"baseline": baseline} if baseline else {}
+    content = {"name": name, "question": question.question, "read": question.read, **named, "jobs": [*jobs, *kept]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))

@@ -18,7 +18,7 @@ from alpaca.jobs import Jobs
 from alpaca.signature import is_generated
 from alpaca.sweeping import closing, damage, record
 from alpaca.sweeping.expansion import Combination
-from alpaca.sweeping.planning import DAMAGED, MISSING, REFUSED, RUNNING, Job, other_evaluation, plan
+from alpaca.sweeping.planning import DAMAGED, MISSING, REFUSED, RUNNING, Job, check_baseline, other_evaluation, plan
 from alpaca.tracking.run_directory import FAILED, FINISHED, INTERRUPTED
 from alpaca.tracking.wandb_places import places_of_sweep
 from alpaca.tracking.wandb_settings import DISABLED, REPORT, chosen_mode, is_silent, names, notes
@@ -33,12 +33,14 @@ def run(
     jobs: Jobs,
     generate: Callable[[Config, list[str]], Config],
     own: list[str],
+    typed: list[str],
 ) -> int:
     """Run every combination under `place`; returns the exit status.
 
     Args:
         generate: makes the data of a job that trains on generated rows; the same data only once.
         own: Hydra's own arguments that every job needs, such as a folder of options.
+        typed: the overrides of the command line.
 
     Raises:
         UserError: no job can run.
@@ -46,13 +48,14 @@ def run(
     """
     planned, lines = plan(combinations, place)
     first = first_config(planned)
+    lines += check_baseline(planned, first.sweep.baseline, typed)
     _announce(planned, place, first, question, lines)
     if first.sweep.dry_run:
         from alpaca.sweeping.dry_run import show
 
         show(planned)
         return 0
-    record.write(place, first.name, question, [job.record() for job in planned])
+    record.write(place, first.name, question, [job.record() for job in planned], first.sweep.baseline)
     with tempfile.TemporaryDirectory(prefix="alpaca-sweep-") as notes:
         jobs.on_end = lambda number, status: _ended(planned, number, status, Path(notes))
         for job in planned:
@@ -162,7 +165,7 @@ def close(planned: list[Job], place: Path) -> int:
     else:
         if any(job.config is not None and chosen_mode(job.config.tracker.mode) != DISABLED for job in planned):
             closing.tell_wandb("alpaca.sweeping.wandb_report", place)
-    if not is_silent():
+    if planned and not is_silent():
         folders = [job.folder for job in planned if job.folder is not None]
         config = first_config(planned)
         for where in places_of_sweep(place, folders, names(config, place, REPORT).group):

@@ -95,6 +95,22 @@ def test_the_default_baseline_is_said_where_it_is_shown_and_a_named_one_is_not(
     assert "Baseline:" not in capsys.readouterr().out
 
 
+def test_a_sweep_that_names_its_baseline_is_compared_with_that(sweep: Path, capsys: pytest.CaptureFixture[str]):
+    jobs = record.read(sweep)["jobs"]
+    record.write(sweep, "rates", record.Question(), jobs, baseline="optimizer.lr=1e-3")
+    runs = sorted(folder for folder in sweep.iterdir() if folder.is_dir())
+    note = f"Baseline: {SECOND}, as sweep.baseline says; --baseline names another."
+    for places in ([sweep], ["outputs"], runs):
+        comparison = compared(*places)
+        assert labels(comparison) == [SECOND, FIRST], places
+        assert note in comparison.notes, places
+    assert compare.main(["outputs", "--baseline", FIRST]) == 0
+    assert "Baseline:" not in capsys.readouterr().out
+    (runs[[SECOND in run.name for run in runs].index(True)] / "summary.json").write_text('{"status": "failed"}')
+    comparison = compared(sweep)
+    assert f"The baseline optimizer.lr=1e-3 has no result, so {FIRST} is the baseline." in comparison.notes
+
+
 @pytest.mark.parametrize(
     ("differs", "label", "seed"),
     [

@@ -25,7 +25,7 @@ PLACE = Path("outputs/sweeps/run")
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with cluster(tmp_path_factory.mktemp("slurm"), grace_s=60) as variables:
+    with cluster(tmp_path_factory.mktemp("slurm"), grace_s=20) as variables:
         yield variables
 
 

@@ -249,3 +249,30 @@ def test_two_sweeps_at_once_are_refused(workplace: Path, typed: str):
     outcome = alpaca_run(workplace, "-m", *SMALL, typed)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "one sweep at a time" in outcome.err
+
+
+RANKS = ("-m", *SMALL, "adapter=lora", "adapter.rank=4,8", "train.seed=0,1")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "why"),
+    [("adapter.rank=16", "no run of this sweep has that; name one of adapter.rank=4; adapter.rank=8, or null"),
+     ("adapter=lora", "several settings of this sweep have that; name one of adapter.rank=4; adapter.rank=8, or")],
+)  # fmt: skip
+def test_a_baseline_that_is_no_variant_of_the_sweep_is_refused_before_anything_trains(
+    workplace: Path, baseline: str, why: str
+):
+    before = sorted(workplace.iterdir())
+    outcome = alpaca_run(workplace, *RANKS, f"sweep.baseline='{baseline}'")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert f"sweep.baseline={baseline}: {why}" in outcome.err
+    assert sorted(workplace.iterdir()) == before
+
+
+def test_a_shipped_sweep_with_other_values_goes_without_its_baseline_and_says_so(workplace: Path):
+    outcome = alpaca_run(workplace, *SMALL, "sweep=lora_rank", "adapter.rank=2,4", "train.seed=0", "sweep.dry_run=true")
+    assert outcome.status == 0, outcome.err
+    assert "no run has the sweep's baseline adapter.rank=8: the report compares with the first, adapter.rank=2" in (
+        outcome.out
+    )
+    assert "baseline" not in alpaca_run(workplace, *SMALL, "sweep=lora_rank", "train.seed=0", "sweep.dry_run=true").out

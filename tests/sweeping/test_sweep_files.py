@@ -1,5 +1,6 @@
 """Every sweep that is shipped: each of its jobs composes and passes the checks, and its file says what it asks."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from alpaca import cli, paths
 from alpaca.checks import check
 from alpaca.config import Config
 from alpaca.help import text as help_text
+from alpaca.report.reading import flat
+from alpaca.report.variants import fits_settings
 from alpaca.sweeping.expansion import Combination, combinations
-from alpaca.sweeping.record import parsed_header
+from alpaca.sweeping.record import SEED, parsed_header
 
 FILES = sorted((CHECKOUT / "sweeps").glob("*.yaml"))
 WANDB_FILES = sorted((CHECKOUT / "sweeps" / "wandb").glob("*.yaml"))
@@ -52,6 +55,7 @@ def test_every_question_of_the_recipe_has_its_sweep():
 def test_every_variant_of_every_sweep_composes_and_passes_the_checks(file: Path, hydra: None):
     jobs = jobs_of(file)
     assert len({job.name for job in jobs}) == len(jobs) > 1
+    named = 0
     for job in jobs:
         if "train.seed=1" in job.overrides or "train.seed=2" in job.overrides:
             continue  # the next test has the other seeds
@@ -59,6 +63,20 @@ def test_every_variant_of_every_sweep_composes_and_passes_the_checks(file: Path,
         check(config)
         assert config.name == file.stem
         assert not config.sweep.dry_run
+        settings = dict(flat(OmegaConf.to_container(OmegaConf.structured(config))))
+        apart = tuple(part for part in job.differs if not SEED.match(part))
+        named += bool(config.sweep.baseline and fits_settings(settings, apart, config.sweep.baseline))
+    asks_for_one = "the base" in parsed_header(file.read_text(encoding="utf-8")).read
+    assert named == asks_for_one, "the baseline that the text speaks of is one of the variants"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_no_question_says_how_many_runs_there_are_or_of_which_values(file: Path):
+    """They are printed with whatever values the user gave."""
+    header = parsed_header(file.read_text(encoding="utf-8"))
+    if file.stem != "smoke":
+        assert not re.search(r"\b(two|three|four|five|six) (seeds|ranks)|one seed", header.question, re.IGNORECASE)
+        assert not re.search(r"against (?!the base|different)", header.read)
 
 
 @pytest.mark.slow
