@@ -205,7 +205,9 @@ def _curves(comparison: Comparison) -> str:
     if thinned:
         said += f" Longer curves are averaged in {POINTS} equal stretches of steps."
     if len(numbered) > len(chosen):
-        said += f" Of {len(numbered)} variants the baseline and the {len(chosen) - 1} best are drawn."
+        ranked = comparison.metrics and comparison.directions.get(comparison.metrics[0], "") in (LOWER, HIGHER)
+        others = f"the {len(chosen) - 1} best" if ranked else f"the first {len(chosen) - 1}"
+        said += f" Of {len(numbered)} variants the baseline and {others} are drawn."
     return _figures("curves", "Training and evaluation curves", said, found)
 
 
