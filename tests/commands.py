@@ -83,7 +83,7 @@ def alpaca_command(folder: Path, *overrides: str, environment: dict[str, str] | 
         capture_output=True,
         text=True,
         check=False,
-        **options,
+        **{"timeout": 300, **options},
     )
     return Outcome(done.returncode, done.stdout, done.stderr, folder)
 

@@ -194,6 +194,7 @@ def test_a_folder_without_write_permission_is_one_line(workplace: Path, typed: s
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "closed" in done.stderr
@@ -236,6 +237,7 @@ def loaded_modules(folder: Path, *arguments: str) -> tuple[str, set[str]]:
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     return done.stdout, {name.partition(".")[0] for name in json.loads(done.stderr.splitlines()[-1])}
 

@@ -118,7 +118,7 @@ def test_a_reader_that_has_seen_enough_is_no_traceback(tmp_path: Path):
     plan.stdout.close()
     assert plan.stderr.read() == ""
     plan.stderr.close()
-    assert plan.wait() == 1
+    assert plan.wait(timeout=240) == 1
 
 
 @pytest.mark.parametrize("command", ["compare", "export", "chat"])
@@ -129,7 +129,12 @@ def test_help_of_a_plain_command_does_not_even_import_hydra(tmp_path: Path, comm
         "except SystemExit as end: print(end.code, {'torch', 'hydra', 'rich'} & {*sys.modules})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=command_environment(), capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.stdout.splitlines()[-1] == "0 set()", done.stderr
     assert f"python -m alpaca.{command}" in done.stdout

@@ -197,7 +197,7 @@ def test_a_base_that_is_not_the_runs_fails_and_leaves_nothing(
     run, base = tmp_path / "run", tmp_path / "base"
     for source, target in ((finished_lora.directory, run), (finished.directory / "model", base)):
         target.mkdir()
-        subprocess.run(["cp", "-r", f"{source}/.", str(target)], check=True)
+        subprocess.run(["cp", "-r", f"{source}/.", str(target)], check=True, timeout=300)
     weights = load_file(base / "model.safetensors")
     draw = torch.Generator().manual_seed(1)
     save_file(
@@ -280,7 +280,7 @@ def test_a_new_process_exports_converts_and_uploads(finished: Outcome, tmp_path:
     environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
     options = ["--output", str(target), "--gguf", "--push-to-hub", "me/mine"]
     command = [sys.executable, "-m", "alpaca.export", str(finished.directory), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (target / "mine.gguf").read_text() == "GGUF f32"
     assert "private" in (
@@ -299,6 +299,8 @@ def test_help_is_instant_because_nothing_heavy_is_imported():
         "try: e.main(['--help'])\n"
         "except SystemExit as end: print(end.code, [m for m in ('torch', 'transformers') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
     assert "--max-shard-size" in done.stdout

@@ -85,7 +85,7 @@ def test_ranks_die_with_a_launcher_that_is_killed_while_they_start(wait_s: float
         ranks = [each for each in psutil.Process(launcher.pid).children(recursive=True) if is_rank(each)]
     time.sleep(wait_s)
     launcher.kill()
-    launcher.wait()
+    launcher.wait(timeout=240)
     _, alive = psutil.wait_procs(ranks, timeout=30)
     for each in alive:
         each.kill()

@@ -38,6 +38,7 @@ def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
 
 
@@ -50,7 +51,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = CHECKOUT / name
         if source.exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-r", str(source), str(copy / name)], check=True)
+            subprocess.run(["cp", "-r", str(source), str(copy / name)], check=True, timeout=300)
     python("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(place), str(copy), cwd=place)
     (wheel,) = place.glob("*.whl")
     python("-m", "pip", "install", "-q", "--no-deps", "--target", str(place / "site"), str(wheel), cwd=place)

@@ -50,7 +50,7 @@ def kill_at(folder: Path, overrides: tuple[str, ...], moments: random.Random) ->
     time.sleep(moments.uniform(0, 0.4))
     was_running = process.poll() is None
     process.kill()
-    process.wait()
+    process.wait(timeout=240)
     time.sleep(0.3)  # the ranks of a killed command are killed by the system
     return was_running
 
@@ -156,7 +156,7 @@ def test_world_size_may_change_between_segments(workplace: Path, tmp_path_factor
             wait_for(lambda: any(workplace.glob("outputs/run/*/metrics.jsonl")), process)
             wait_for(lambda stop=stop: len(losses(workplace)) > stop, process)
             process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=240)
         assert process.returncode in (0, 130), said
     assert losses(workplace) == pytest.approx(losses(reference), rel=1e-4)
 
@@ -241,7 +241,7 @@ def test_a_second_process_on_a_live_run_is_refused(workplace: Path):
         assert f"another run is writing here (process {first.pid} on " in second.err
     finally:
         first.kill()
-        first.wait()
+        first.wait(timeout=240)
 
 
 def interrupted(folder: Path) -> Path:
@@ -251,7 +251,7 @@ def interrupted(folder: Path) -> Path:
     )
     wait_for(lambda: len(list(folder.glob("outputs/run/*/checkpoints/step-*"))) > 1, process)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=240)
     (found,) = folder.glob("outputs/run/*")
     return found
 

@@ -235,7 +235,7 @@ def test_ctrl_c_ends_a_run_as_interrupted_and_leaves_no_model(workplace: Path):
     metrics = workplace / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.is_file() and "train/loss" in metrics.read_text(), process)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "interrupted" in out

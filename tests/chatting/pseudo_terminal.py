@@ -52,7 +52,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait()
+        self.process.wait(timeout=240)
         os.close(self._ours)
 
     @property
@@ -86,7 +86,7 @@ class Terminal:
         end = time.monotonic() + DEADLINE_S
         while self._read(0.2) or self.process.poll() is None:
             assert time.monotonic() < end, f"still runs: {self.shown}"
-        return self.process.wait()
+        return self.process.wait(timeout=240)
 
     def _until(self, found: object, wanted: str) -> str:
         end = time.monotonic() + DEADLINE_S

@@ -153,6 +153,8 @@ def test_help_is_instant_because_nothing_heavy_is_imported():
         "try: c.main(['--help'])\n"
         "except SystemExit as end: print(end.code, {'torch', 'transformers', 'rich'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.stdout.splitlines()[-1] == "0 set()", done.stderr
     assert "--compare OTHER" in done.stdout

@@ -53,7 +53,7 @@ def served(finished: Outcome) -> Iterator[Served]:
     yield Served(process, address[0], finished.directory.name)
     if process.poll() is None:
         process.kill()
-    process.communicate()
+    process.communicate(timeout=240)
 
 
 @pytest.fixture(scope="module")

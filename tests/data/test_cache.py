@@ -135,6 +135,6 @@ def test_several_processes_at_once_never_read_half_a_file(own_cache: Path) -> No
     command = [sys.executable, "-c", WRITER, str(Path(__file__).parent)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for process in running:
-        _, error = process.communicate()
+        _, error = process.communicate(timeout=240)
         assert process.returncode == 0, error.decode()
     assert not list(cache.folder().glob(".unfinished-*"))

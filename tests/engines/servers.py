@@ -95,7 +95,7 @@ class Server:
         self.closing.set()
         self._http.shutdown()
         self._http.server_close()
-        self._thread.join()
+        self._thread.join(timeout=240)
 
     @property
     def url(self) -> str:

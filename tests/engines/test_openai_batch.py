@@ -137,7 +137,7 @@ def test_after_a_kill_the_batch_is_collected_and_not_asked_again(unanswered: boo
         child = subprocess.Popen([sys.executable, "-c", ASKING, server.url, str(tmp_path)])
         wait_until(lambda: bool(server.batches if unanswered else server.looks), seconds=60)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.wait(timeout=240)
         server.finish()
         assert texts(asked(settings(server, tmp_path), *questions(6))) == EXPECTED
         assert (len(server.batches), len(server.lines)) == (1, 6)

@@ -50,5 +50,5 @@ def test_settings_budgets_and_prices_need_no_heavy_import():
         "import sys, alpaca.engines.opening, alpaca.engines.budget, alpaca.engines.prices; "
         f"print({heavy} & set(sys.modules))"
     )
-    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert outcome.stdout.strip() == "set()"

@@ -47,7 +47,7 @@ class ModelServer(Server):
         super().__exit__(*reason)
         asyncio.run_coroutine_threadsafe(self.engine.close(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.looping.join()
+        self.looping.join(timeout=240)
 
     def respond(self, body: dict[str, Any]) -> dict[str, Any]:
         request = Request(
@@ -105,7 +105,7 @@ def transformers_serve(folder: str, log: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             child.terminate()
-            child.wait()
+            child.wait(timeout=240)
 
 
 def _listens(port: int) -> bool:

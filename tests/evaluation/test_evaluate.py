@@ -316,7 +316,9 @@ def test_a_run_without_evaluations_is_composed_with_none():
 def test_help_is_there_without_torch(tmp_path: Path):
     asks = "try: alpaca.evaluate.main(['--help'])\nexcept SystemExit: pass"
     code = f"import sys, alpaca.evaluate\n{asks}\nassert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=command_environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "alpaca.evaluate RUN [overrides]" in done.stdout
 

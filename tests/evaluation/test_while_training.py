@@ -103,8 +103,8 @@ def test_killed_and_gone_on_with_the_best_model_is_the_same(best: Outcome, tmp_p
         time.sleep(0.005)
     assert process.poll() is None, "it was done before it was killed"
     process.kill()
-    process.wait()
-    done = subprocess.run(command, cwd=tmp_path, env=command_environment(), capture_output=True, text=True)
+    process.wait(timeout=240)
+    done = subprocess.run(command, cwd=tmp_path, env=command_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (run,) = tmp_path.glob("outputs/run/*")
     summary = json.loads((run / "summary.json").read_text())
@@ -132,7 +132,7 @@ def test_ranks_keep_the_best_model_and_answer_together(layout: str, best: Outcom
     command = [sys.executable, "-m", "alpaca.run", *OVERFIT, "train.keep_best=eval/loss", f"parallelism={layout}",
                "parallelism.devices=2", "evaluation=[quick,generate]", "evaluation.generate.instructions=held_out",
                "evaluation.decode.max_new_tokens=6", "train.max_steps=12", "train.eval_every_steps=4"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, env=command_environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=command_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr + done.stdout
     (run,) = tmp_path.glob("outputs/run/*")
     summary = json.loads((run / "summary.json").read_text())

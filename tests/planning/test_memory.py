@@ -173,6 +173,7 @@ def test_predicted_memory_is_within_15_percent_of_what_training_takes(case: str)
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     found = json.loads(line.removeprefix("RESULT "))

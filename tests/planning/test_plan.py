@@ -83,6 +83,7 @@ def test_help_and_plans_of_known_data_need_no_torch(tmp_path: Path, asked: list[
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

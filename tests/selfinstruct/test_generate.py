@@ -149,7 +149,7 @@ def kill_and_continue(folder: Path, server: Server, draw: random.Random, times: 
                 60,
             )
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=240)
     outcome = alpaca_generate(folder, *asking(server), "output_dir=mine", "generation.concurrency=4")
     assert outcome.status == 0, outcome.err
     return folder / "mine"
@@ -671,6 +671,7 @@ def test_help_is_there_without_torch(tmp_path: Path):
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     assert "generation=local" in done.stdout
     assert done.stdout.strip().endswith("False")

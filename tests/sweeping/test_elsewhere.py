@@ -59,7 +59,7 @@ def test_who_does_not_wait_for_the_launcher_is_told_the_command_for_the_report(w
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 130
     last = said.splitlines()[-1]
     assert last.endswith(f"for the report afterwards: python -m alpaca.compare {PLACE}")
@@ -70,6 +70,7 @@ def test_who_does_not_wait_for_the_launcher_is_told_the_command_for_the_report(w
     done = subprocess.run(
         [sys.executable, *last.rpartition(": python ")[2].split()], cwd=workplace, env=command_environment(),
         check=False, capture_output=True, text=True,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     statuses = {json.loads((file.parent / "summary.json").read_text())["status"] for file in found}

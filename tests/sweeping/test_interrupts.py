@@ -78,7 +78,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen]]:
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.wait(timeout=240)
     if (tmp_path / "pid").exists() and Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists():
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
@@ -203,7 +203,7 @@ def test_an_interrupted_sweep_saves_the_run_under_way_and_starts_no_other(workpl
         time.sleep(0.05)
         found = list(workplace.glob("outputs/sweeps/run/*/metrics.jsonl"))
     sent(process, signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert said.count("SIGINT: finishing this step and saving a checkpoint") == 1

@@ -75,7 +75,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_table(smok
             pids = [int((folder / ".lock").read_text().split()[1]) for folder in training]
     for pid in (process.pid, *pids):
         os.kill(pid, signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=240)
     assert 0 < len(table(tmp_path)) < 6
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         time.sleep(0.05)
@@ -98,7 +98,7 @@ def test_a_sweep_that_is_killed_takes_its_jobs_along(tmp_path: Path):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.wait(timeout=240)
     pid = int((found[0].parent / ".lock").read_text().split()[1])
     for _ in range(600):
         if not Path(f"/proc/{pid}").exists():

@@ -86,7 +86,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, wandb_around: None) -> Trial
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     kill_when_it_trains(folder, process)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=240)
     found = summaries(folder)
     return Trial(
         folder,

@@ -26,7 +26,7 @@ def test_another_process_is_told_who_holds_the_file_and_gets_it_after_its_end(tm
         with pytest.raises(HeldError, match=f"^process {other.pid} on {platform.node()}$"):
             hold(file)
     other.kill()
-    other.communicate()
+    other.communicate(timeout=240)
     with hold(file):
         assert file.read_text() == f"process {os.getpid()} on {platform.node()}"
 

@@ -89,7 +89,9 @@ def exported(tuned: dict[str, Outcome]) -> dict[str, Path]:
 def differences(tuned: dict[str, Outcome], exported: dict[str, Path]) -> dict[str, float]:
     """Largest difference of a logit from the run's own, of results and exports loaded in a fresh process."""
     folders = [str(outcome.directory) for outcome in tuned.values()]
-    done = subprocess.run([sys.executable, "-c", RELOAD, *folders], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", RELOAD, *folders], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

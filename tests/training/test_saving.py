@@ -30,7 +30,11 @@ print("prompt", repr(tokenizer.decode(probe["input_ids"][0]))[-14:])
 def test_the_saved_model_gives_the_runs_logits_in_a_fresh_process(request: pytest.FixtureRequest, kind: str):
     outcome: Outcome = request.getfixturevalue("finished" if kind == "full" else "finished_lora")
     done = subprocess.run(
-        [sys.executable, "-c", RELOAD, str(outcome.directory), kind], capture_output=True, text=True, check=False
+        [sys.executable, "-c", RELOAD, str(outcome.directory), kind],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("difference")[1].split()[0]) < 1e-5

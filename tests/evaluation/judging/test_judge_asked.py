@@ -94,10 +94,10 @@ def test_killed_and_started_again_nothing_is_lost_or_judged_twice(tmp_path: Path
             process = started(place, server, 40)
             wait_until(lambda before=before: len(server.requests) >= before + 14, 60)  # type: ignore[misc]
             process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=240)
         (place / "judgements.jsonl").open("ab").write(b'{"event": "answer", "requ')  # a line that was being written
         last = started(place, server, 40)
-        out, err = last.communicate(timeout=120)
+        out, err = last.communicate(timeout=240)
         assert last.returncode == 0, err
         lines = ledger_lines(place)
         whole, _ = judged(made, tmp_path / "whole", server.url)
@@ -146,7 +146,7 @@ def test_a_second_process_in_one_place_is_refused(tmp_path: Path):
         with pytest.raises(UserError, match=f"under way in .*process {process.pid} on"):
             judged(made, tmp_path / "held", server.url)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=240)
 
 
 def test_another_run_takes_judgements_from_the_cache_and_failures_are_not_in_it(tmp_path: Path):
@@ -240,7 +240,7 @@ def test_judgements_by_batch_are_the_same_and_one_under_way_is_found_again(tmp_p
         wait_until(lambda: len(server.batches) == 1, 60)
         time.sleep(0.3)  # the answer to its creation has arrived
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=240)
         server.finish()
         scores, _ = judged(made, tmp_path / "batch", server.url, **batch)
         assert len(server.lines) == 20
