@@ -16,7 +16,8 @@ from alpaca.config import DecodeConfig
 from alpaca.data.encoding import encode_prompts
 from alpaca.data.rows import Row, example_id
 from alpaca.data.templates import Template
-from alpaca.engines.exchange import EngineSettings, Reply, Request, RequestLost
+from alpaca.engines.exchange import EngineSettings, Reply, Request, RequestLost, Usage
+from alpaca.engines.losses import Losses
 from alpaca.engines.opening import open_engine
 from alpaca.engines.section import in_words_of
 from alpaca.errors import RunFailed, UserError
@@ -31,11 +32,11 @@ OnDone = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Made:
-    """An answer: its text, its tokens (EOS included) where known, and whether it ended by itself."""
+    """An answer: its text, its tokens (EOS included) and whether it ended by itself, where known."""
 
     text: str
     tokens: int | None
-    stopped: bool
+    stopped: bool | None
 
 
 class Answerer(Protocol):
@@ -124,11 +125,18 @@ class EngineAnswerer:
             await engine.close()
         lost = [reply for reply in replies if isinstance(reply, RequestLost)]
         if lost:
+            reasons = Losses()
+            for one_lost in lost:
+                reasons.add(one_lost.reason)
             raise RunFailed(
-                f"{SECTION}.engine={chosen.engine}: {len(lost)} of {len(rows)} answers were lost ({lost[0].reason}); "
-                "nothing was scored, the same command asks again"
+                f"{SECTION}.engine={chosen.engine}: {len(lost)} of {len(rows)} answers were lost "
+                f"({reasons.commonest()}); nothing was scored, the same command asks again"
             )
-        return [_made(reply) for reply in replies if isinstance(reply, Reply)]
+        return [
+            _made(reply, engine.most(self._request(row)) if chosen.engine == "openai" else None)
+            for reply, row in zip(replies, rows, strict=True)
+            if isinstance(reply, Reply)
+        ]
 
     def _request(self, row: Row) -> Request:
         chosen, key = self.settings, example_id(row)
@@ -155,9 +163,11 @@ async def _all(ask: Callable[[Row], Any], rows: Sequence[Row]) -> list[Any]:
         raise
 
 
-def _made(reply: Reply) -> Made:
+def _made(reply: Reply, most: Usage | None) -> Made:
+    """The answer; a server for which the `most` was booked has not said how many tokens it was."""
     first = reply.answers[0]
-    return Made(first.text.strip(), reply.usage.completion_tokens, first.finish_reason == "stop")
+    tokens = None if reply.usage == most else reply.usage.completion_tokens
+    return Made(first.text.strip(), tokens, first.finish_reason == "stop")
 
 
 def engine_model(settings: DecodeConfig, folders: Sequence[Path]) -> str:

@@ -20,10 +20,7 @@ def generate(rows: Sequence[Row], template: Template, answerer: Answerer, on_don
 
 def scored(rows: Sequence[Row], made: Sequence[Made], template: Template | None = None) -> Scores:
     """Scores of answers that are there; without a template the records have no prompt."""
-    texts = [
-        Text(one.text, row.output or None, one.tokens, one.stopped if one.tokens is not None else None)
-        for row, one in zip(rows, made, strict=True)
-    ]
+    texts = [Text(one.text, row.output or None, one.tokens, one.stopped) for row, one in zip(rows, made, strict=True)]
     each = [text_scores(text) for text in texts]
     records = [
         {

@@ -83,4 +83,4 @@ def _made(output: str, scores: object) -> Made:
     tokens, stopped = known.get("tokens"), known.get("stopped")
     if isinstance(tokens, (int, float)) and isinstance(stopped, (int, float)):
         return Made(output, int(tokens), bool(stopped))
-    return Made(output, None, False)
+    return Made(output, None, None)

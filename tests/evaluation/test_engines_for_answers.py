@@ -24,7 +24,7 @@ class _Quiet(ThreadingHTTPServer):
 class Completions:
     """A server of OpenAI's completions on loopback; `refuse` is a status it gives instead."""
 
-    def __init__(self, refuse: int | None = None):
+    def __init__(self, refuse: int | None = None, usage: dict[str, int] | None = None):
         self.asked: list[dict[str, Any]] = []
         outer = self
 
@@ -34,7 +34,7 @@ class Completions:
                 outer.asked.append({**body, "path": self.path})
                 choice = {"index": 0, "text": f" Answer {body['seed'] % 7}.", "finish_reason": "stop"}
                 reply = {"id": "1", "object": "text_completion", "model": body["model"], "choices": [choice],
-                         "usage": {"prompt_tokens": 9, "completion_tokens": 4}}  # fmt: skip
+                         "usage": usage or {"prompt_tokens": 9, "completion_tokens": 4}}  # fmt: skip
                 if refuse is not None:
                     reply = {"error": {"message": "no such model", "code": "model_not_found"}}
                 data = json.dumps(reply).encode()
@@ -89,6 +89,14 @@ def test_a_server_is_asked_with_the_runs_own_prompt_and_a_seed_for_each_row(run:
         assert record["scores"]["tokens"] == 4
         assert record["scores"]["stopped"] == 1
     assert "sk-marker" not in "".join(file.read_text() for file in run.rglob("*.json*"))
+
+
+def test_lengths_are_left_out_where_the_server_does_not_count_tokens(run: Path, tmp_path: Path):
+    with Completions(usage={"prompt_tokens": 0, "completion_tokens": 0}) as server:
+        done = alpaca_evaluate(tmp_path, "run", *engine(server.url))
+    assert done.status == 0, done.err
+    scores = [record["scores"] for record in records(run / "predictions-generate.jsonl")]
+    assert [("tokens" in one, one["stopped"]) for one in scores] == [(False, 1)] * 5
 
 
 def test_a_server_that_refuses_is_one_line_and_nothing_is_scored(run: Path, tmp_path: Path):
