@@ -8,7 +8,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from alpaca.config import Config, DataSourceConfig, ParallelismConfig, TemplateConfig
 from alpaca.data.columns import MAPPABLE
@@ -44,6 +44,21 @@ def check_ranges(config: Config) -> None:
     _check_name(config.name)
     _check_ranges(config)
     check_tracker(config.tracker)
+
+
+def check_lists(section: Any, prefix: str = "") -> None:
+    """Raise `UserError` for a list in a list where the schema has plain values: OmegaConf lets it pass."""
+    hints = get_type_hints(type(section))
+    for item in fields(section):
+        key, value = prefix + item.name, getattr(section, item.name)
+        if is_dataclass(value):
+            check_lists(value, f"{key}.")
+            continue
+        plain = any(
+            get_args(hint)[:1] in ((int,), (float,), (str,)) for hint in (hints[item.name], *get_args(hints[item.name]))
+        )
+        if plain and isinstance(value, list) and any(isinstance(entry, (list, dict)) for entry in value):
+            raise UserError(f"{key}={value}: a list of plain values, without lists in it, such as {key}=[a,b]")
 
 
 def _check_name(name: str) -> None:

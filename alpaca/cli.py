@@ -26,13 +26,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alpaca import paths
+from alpaca import __version__, paths
+from alpaca.checks import check_lists
 from alpaca.commands import INTERRUPTED as INTERRUPTED
 from alpaca.commands import fail as fail
 from alpaca.commands import unknown_option
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
-from alpaca.explaining import causes, explain, nearest
+from alpaca.explaining import causes, explain, nearest, overrides_in, wrong_override
 from alpaca.signature import RANDOM
 
 OPEN_KEYS = (
@@ -46,14 +47,35 @@ OPEN_KEYS = (
 
 def register_sweep_dir() -> None:
     """Where a multirun goes: `output_dir`, else `outputs/sweeps/<name>`."""
-    OmegaConf.register_new_resolver(
-        "sweep_dir", lambda *, _root_: str(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name), replace=True
-    )
+
+    def choose(*, _root_: DictConfig) -> str:
+        refuse_chdir(_root_)
+        return str(_root_.output_dir or Path("outputs") / "sweeps" / _root_.name)
+
+    OmegaConf.register_new_resolver("sweep_dir", choose, replace=True)
 
 
 def register_run_dir(choose: Callable[[DictConfig], Path]) -> None:
     """Where a single run goes, chosen from its composed config."""
-    OmegaConf.register_new_resolver("run_dir", lambda *, _root_: str(choose(_root_)), replace=True)
+
+    def chosen(*, _root_: DictConfig) -> str:
+        refuse_chdir(_root_)
+        return str(choose(_root_))
+
+    OmegaConf.register_new_resolver("run_dir", chosen, replace=True)
+
+
+def refuse_chdir(composed: DictConfig) -> None:
+    """Called before Hydra makes a folder.
+
+    Raises:
+        UserError: Hydra is asked to change into the run's folder.
+    """
+    if OmegaConf.select(composed, "hydra.job.chdir"):
+        raise UserError(
+            "hydra.job.chdir=true: relative paths are read from the folder in which a command is typed; leave it out, "
+            "output_dir=DIR says where a run is written"
+        )
 
 
 def refuse_multirun(sentence: str) -> None:
@@ -85,6 +107,7 @@ def typed(config: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     assert isinstance(result, Config)
+    check_lists(result)
     if (weights := Path(result.model.weights).expanduser()).is_dir() and result.model.weights not in ("", RANDOM):
         result.model.weights = str(weights.absolute())  # the run is evaluated and exported from other directories too
     source = result.data_source
@@ -123,8 +146,12 @@ def register() -> None:
         store.store(group="sweep", name=file.stem, node=OmegaConf.create(text), package=package)
 
 
-def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> int:
+def main(
+    task: Callable[[DictConfig], Any], argv: list[str] | None = None, check: Callable[[DictConfig], Any] = typed
+) -> int:
     """Compose what the command line says, hand it to `task`, and return the exit status.
+
+    `--cfg job` prints the config in place of the task; `check` then says what is wrong with it.
 
     With `HYDRA_FULL_ERROR` set Hydra raises instead of printing and exiting, so that its own errors
     become one line too (exit 2). A traceback appears only for a bug in this program.
@@ -132,16 +159,24 @@ def main(task: Callable[[DictConfig], Any], argv: list[str] | None = None) -> in
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # conf/hydra/launcher has files by the plugins' own names: they are meant to be checked against the plugins' schemas
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated")
-    arguments = given_arguments(argv)
-    if (wrong := _wrong_option(arguments)) is not None:
+    typed_as = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in typed_as:
+        print(f"alpaca {__version__}")
+        return 0
+    if (wrong := _wrong_option(typed_as) or wrong_override(overrides_in(typed_as))) is not None:
         return fail(wrong, 2)
+    arguments = given_arguments(argv)
     sys.argv = [sys.argv[0], *arguments]
-    guarded = _Guarded(task)
+    guarded, checking = _Guarded(task), _Guarded(check)
     try:
         register()
-        hydra.main(config_path=str(paths.conf_dir()), config_name="config", version_base="1.3")(guarded)()
-        if guarded.error is not None:
-            raise guarded.error
+        command = hydra.main(config_path=str(paths.conf_dir()), config_name="config", version_base="1.3")
+        command(guarded)()
+        if (shown := _as_single_run(arguments)) is not None:
+            sys.argv = [sys.argv[0], *shown]
+            command(checking)()
+        if (error := guarded.error or checking.error) is not None:
+            raise error
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
@@ -186,6 +221,21 @@ def is_launched(hydra: Any) -> bool:
     return hydra.mode == RunMode.MULTIRUN and not ours
 
 
+def _as_single_run(arguments: list[str]) -> list[str] | None:
+    """After `--cfg`: the same composition as a run that leaves nothing, to check it; None where there is nothing to."""
+    asked = get_args_parser().parse_args(arguments)
+    if asked.cfg not in ("job", "all") or asked.package or not all(map(_is_plain, asked.overrides)):
+        return None
+    folder = ["--config-dir", asked.config_dir] if asked.config_dir else []
+    name = ["--config-name", asked.config_name] if asked.config_name else []
+    return [*folder, *name, *asked.overrides, "hydra.mode=RUN", "hydra.run.dir=.", "hydra.output_subdir=null"]
+
+
+def _is_plain(override: str) -> bool:
+    """Whether an override gives one value."""
+    return not OverridesParser.create().parse_override(override).is_sweep_override()
+
+
 def hydra_options() -> tuple[str, ...]:
     """Hydra's own, such as --cfg and -m."""
     return tuple(name for action in get_args_parser()._actions for name in action.option_strings)
@@ -193,20 +243,28 @@ def hydra_options() -> tuple[str, ...]:
 
 def _wrong_option(arguments: list[str]) -> str | None:
     """What is wrong with Hydra's own options, in one line: its parser would print its usage, too."""
-    if (wrong := unknown_option(arguments, hydra_options())) is not None:
+    if (wrong := unknown_option(arguments, hydra_options(), settings=True)) is not None:
         return f"{wrong}; see --help"
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        _, rest = parser.parse_known_args([part for part in arguments if part != "--version"])
+        parser.parse_known_intermixed_args(arguments)
     except ArgumentError as error:
         return f"{str(error).removeprefix('argument ')}; see --hydra-help"
-    return f"{rest[0]}: overrides stand together, all before or all after the options" if rest else None
+    return None
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Overrides behind the options: Hydra reads them only where they stand together."""
+    overrides, options = overrides_in(arguments), list(arguments)
+    for part in reversed(overrides):  # from the end: the value of an option may read the same
+        del options[len(options) - 1 - options[::-1].index(part)]
+    return [*options, *overrides]
 
 
 def given_arguments(argv: list[str] | None = None) -> list[str]:
-    """The command line; under an agent of a W&B sweep None, as Python writes it, is null."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """The command line, options first; under an agent of a W&B sweep None, as Python writes it, is null."""
+    arguments = _options_first(list(sys.argv[1:] if argv is None else argv))
     if "WANDB_SWEEP_ID" not in os.environ:
         return arguments
     return [re.sub(r"^([\w./@]+)=None$", r"\1=null", argument) for argument in arguments]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from alpaca import startup
+from alpaca import __version__, startup
 from alpaca.errors import RunFailed, UserError
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, name: str, description: str, *, passed_on: Collection[str] = (), **more: Any) -> None:
         super().__init__(prog=f"python -m alpaca.{name}", description=description, allow_abbrev=False, **more)
         self._passed_on = passed_on
+        self.add_argument("--version", action="version", version=f"alpaca {__version__}", help="print the version")
 
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The options of `argv`, by default of the command line.
@@ -39,7 +40,8 @@ class Parser(argparse.ArgumentParser):
             UserError: an option that there is not, a bad value, something missing or too much.
         """
         given = list(sys.argv[1:] if argv is None else argv)
-        if (wrong := unknown_option(given, {*self._option_string_actions, *self._passed_on})) is not None:
+        known = {*self._option_string_actions, *self._passed_on}
+        if (wrong := unknown_option(given, known, settings=bool(self._passed_on))) is not None:
             self.error(wrong)
         options, rest = self.parse_known_args(given)
         if rest and not self._passed_on:
@@ -52,10 +54,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
-def unknown_option(given: Iterable[str], known: Collection[str]) -> str | None:
-    """A sentence about the first option in `given` that is not `known`, with the nearest; None where all are."""
+def unknown_option(given: Iterable[str], known: Collection[str], *, settings: bool = False) -> str | None:
+    """A sentence about the first option in `given` that is not `known`, with the nearest; None where all are.
+
+    Args:
+        settings: the command reads overrides too, so that an option may be a setting that was written with dashes.
+    """
     short = tuple(name for name in known if not name.startswith("--"))
-    for argument in given:
+    given = list(given)
+    for index, argument in enumerate(given):
         name = argument.partition("=")[0]
         if name == "--":
             return None
@@ -63,9 +70,17 @@ def unknown_option(given: Iterable[str], known: Collection[str]) -> str | None:
             continue
         if not name.startswith("--") and name.startswith(short):
             continue  # -pVALUE
+        if settings and (hint := _as_setting(argument, given[index + 1 : index + 2])) is not None:
+            return f"{name}: no such option; settings are written KEY=VALUE, without dashes: {hint}"
         near = get_close_matches(name, known, n=1)
         return f"{name}: no such option{f'; did you mean {near[0]}?' if near else ''}"
     return None
+
+
+def _as_setting(argument: str, following: list[str]) -> str | None:
+    from alpaca.explaining import option_hint
+
+    return option_hint(argument, following[0] if following else None)
 
 
 def run(

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 path.rmdir()  # only where it is empty: what was refused before it began leaves no folder
             statuses.append(cli.fail(str(error), error.exit_status))
 
-    return cli.main(job, argv) or max(statuses, default=0)
+    return cli.main(job, argv, _checked) or max(statuses, default=0)
 
 
 def _directory(config: Config, started: str) -> Path:

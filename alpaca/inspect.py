@@ -43,7 +43,7 @@ def _inspect(options: argparse.Namespace) -> int:
         path, given = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         enforce(inspect(config, path, given, examples=options.examples), allowed)
 
-    return cli.main(job, options.overrides)
+    return cli.main(job, options.overrides, _checked)
 
 
 def _parser() -> commands.Parser:

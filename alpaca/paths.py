@@ -6,6 +6,9 @@ checkout or an editable install they are at its top level. Nothing here imports 
 
 import json
 import os
+import shlex
+import shutil
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +28,20 @@ def conf_dir() -> Path:
 def sweeps_dir() -> Path:
     """The folder of the sweep files, chosen with `sweep=NAME`."""
     return _beside_package("sweeps")
+
+
+def shown(path: Path) -> Path:
+    """`path` as it is short to type: relative where it is below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def python_command() -> str:
+    """How to start this interpreter, quoted for a shell: `python` in an activated environment, else its path."""
+    found = shutil.which("python")
+    if found is not None and Path(found).parent.absolute() == Path(sys.executable).parent.absolute():
+        return "python"
+    return shlex.quote(str(shown(Path(sys.executable))))
 
 
 def _beside_package(name: str) -> Path:

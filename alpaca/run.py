@@ -6,6 +6,7 @@ that memory, Weights & Biases and a crash stay with the job.
 """
 
 import contextlib
+import os
 import re
 import sys
 import time
@@ -28,6 +29,7 @@ from alpaca.sweeping.folder import SweepFolder
 from alpaca.sweeping.launched import Task, own_folders, with_generated_data
 from alpaca.tracking.folders import RUN, SWEEP, refuse_foreign
 from alpaca.tracking.run_directory import FINISHED, status, unfinished
+from alpaca.tracking.wandb_places import IN_SWEEP
 
 if TYPE_CHECKING:
     from alpaca.sweeping.elsewhere import Elsewhere
@@ -87,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
                     flush=True,
                 )
             single.append(launch(config, folder, overrides))
+            if single[-1] == 0 and IN_SWEEP not in os.environ and status(folder) == FINISHED:
+                _say_what_is_next(folder, overrides)
         finally:
             if started in folder.name:
                 with contextlib.suppress(OSError):
@@ -95,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     task = Task(here, frozenset(cli.unswept_keys(arguments)), started)
     try:
         with jobs.forwarding():
-            ended = cli.main(task, argv)
+            ended = cli.main(task, argv, _checked)
             if ended == cli.INTERRUPTED:  # the signal may have gone to what made data here while jobs were running
                 jobs.interrupt()
             try:
@@ -127,6 +131,18 @@ def _closed(elsewhere: "Elsewhere", ended: int) -> int:
     except KeyboardInterrupt:
         return cli.fail("interrupted", cli.INTERRUPTED)
     return ended
+
+
+def _say_what_is_next(folder: Path, overrides: list[str]) -> None:
+    """Once for all ranks that a launcher began."""
+    from alpaca.tracking.report import next_lines
+
+    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0):
+        return
+    own = [argument for searched in own_folders() for argument in ("--config-dir", searched)]
+    with contextlib.suppress(OSError):
+        for number, line in enumerate(next_lines(folder, overrides, own)):
+            print(f"{'' if number else 'next':<16}{line}", flush=True)
 
 
 def _sweep(first: DictConfig, arguments: list[str], started: str, jobs: Jobs, place: Path) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from commands import alpaca_run, command_environment
 
-from alpaca import commands
+from alpaca import __main__ as alpaca_main
+from alpaca import __version__, commands
 from alpaca.errors import RunFailed, UserError
 
 
@@ -60,7 +61,8 @@ def test_a_wrong_option_is_one_line_with_the_nearest_and_the_way_to_the_help(tmp
         (["--multirn", "train.seed=0,1"], "--multirn: no such option; did you mean --multirun?; see --help"),
         (["--cfg", "jobb"], "--cfg/-c: invalid choice: 'jobb'"),
         (["--config-dir"], "--config-dir/-cd: expected one argument"),
-        (["model=tiny", "--cfg", "job", "train.seed=1"], "train.seed=1: overrides stand together"),
+        (["--model", "tiny"], "--model: no such option; settings are written KEY=VALUE, without dashes: model=tiny"),
+        (["--learning-rate=1e-4"], "--learning-rate: no such option; settings are written KEY=VALUE, without dashes: "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -71,8 +73,10 @@ def test_a_wrong_option_of_hydras_is_one_line_too(tmp_path: Path, command: str, 
     assert err.startswith(f"alpaca: {said}")
 
 
-@pytest.mark.parametrize("arguments", [["-cn", "config", "--cfg", "job"], ["--cfg=job"], ["-cjob"], ["-c", "job"]])
-def test_hydras_own_options_are_left_to_it(tmp_path: Path, arguments: list[str]):
+@pytest.mark.parametrize(
+    "arguments", [["-cn", "config", "--cfg", "job"], ["-cjob"], ["train.seed=1", "-c", "job", "train.epochs=1"]]
+)
+def test_hydras_own_options_are_left_to_it_wherever_they_stand(tmp_path: Path, arguments: list[str]):
     outcome = alpaca_run(tmp_path, "model=tiny", *arguments)
     assert (outcome.status, outcome.err) == (0, "")
     assert "name: tiny" in outcome.out
@@ -138,3 +142,22 @@ def test_help_of_a_plain_command_does_not_even_import_hydra(tmp_path: Path, comm
     )
     assert done.stdout.splitlines()[-1] == "0 set()", done.stderr
     assert f"python -m alpaca.{command}" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "plan", "__main__"])
+def test_every_command_says_its_version(tmp_path: Path, command: str):
+    done = subprocess.run(
+        [sys.executable, "-m", "alpaca" if command == "__main__" else f"alpaca.{command}", "--version"],
+        cwd=tmp_path, env=command_environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"alpaca {__version__}\n", "")
+
+
+def test_the_package_lists_its_commands(tmp_path: Path):
+    status, out, err = typed(tmp_path, "__main__")
+    assert (status, err) == (0, "")
+    for command in alpaca_main.COMMANDS:
+        assert f"python -m alpaca.{command}" in out
+        assert importlib.import_module(f"alpaca.{command}").main
+    status, _, err = typed(tmp_path, "__main__", "run", "model=tiny")
+    assert (status, err) == (2, "alpaca: run: commands are modules; python -m alpaca.run\n")

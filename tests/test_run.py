@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, some_rows
 from omegaconf import OmegaConf
+
+from alpaca.tracking.report import next_lines
 
 FILES = {
     "config.yaml",
@@ -69,12 +73,29 @@ def test_training_lowers_the_held_out_loss(finished: Outcome):
 
 
 def test_the_terminal_shows_where_the_run_is_and_what_to_do_next(finished: Outcome):
-    assert finished.out.rstrip().splitlines()[-1].split()[0] == "python"
-    assert f"run directory   {finished.directory}" in finished.out
+    run = finished.directory.relative_to(finished.folder)
+    commands = [shlex.split(line.removeprefix("next"), comments=True) for line in finished.out.splitlines()[-3:]]
+    assert [command[2:4] for command in commands[:2]] == [["alpaca.chat", str(run)], ["alpaca.evaluate", str(run)]]
+    assert commands[2][2:] == ["alpaca.run", *SMALL, "train.seed=1"]
+    assert {shutil.which(command[0]) or str(Path(command[0]).absolute()) for command in commands} == {sys.executable}
+    assert f"run directory   {finished.directory.relative_to(finished.folder)}" in finished.out
     assert finished.err == ""
     logged = (finished.directory / "run.log").read_text()
     assert "eval/loss" in logged
     assert "training 5/5" in logged
+
+
+def test_what_is_next_fits_the_run_and_its_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    made_by = ["model=tiny", "data_source.path='a b.json'", "train.seed=4", "output_dir=out/x y", "hydra.mode=RUN"]
+    talk, _, again = next_lines(tmp_path / "out" / "x y", made_by, ["--config-dir", "mine"])
+    assert shlex.split(talk, comments=True)[2:] == ["alpaca.chat", "out/x y"]
+    assert shlex.split(again, comments=True)[2:] == [
+        "alpaca.run", "--config-dir", "mine", "model=tiny", "data_source.path='a b.json'", "train.seed=5"
+    ]  # fmt: skip
+    monkeypatch.setenv("PATH", str(tmp_path))  # nothing is activated
+    assert talk.split()[0] in ("python", sys.executable)
+    assert next_lines(tmp_path, [], [])[0].split()[0] == sys.executable
 
 
 def test_fewer_than_ten_steps_are_warned_about_and_the_first_one_trains(finished: Outcome):

@@ -62,7 +62,7 @@ def locations(path: str | list[str]) -> list[str]:
 
 def is_url(path: str) -> bool:
     """Whether fsspec opens `path` rather than the local file system."""
-    return "://" in path or "::" in path
+    return "://" in path or ("::" in path and not Path(path).expanduser().exists())
 
 
 def _url_locations(url: str) -> list[str]:

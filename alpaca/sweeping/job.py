@@ -54,7 +54,7 @@ def main() -> int:
 
     startup.start()
     from alpaca import run
-    from alpaca.tracking.wandb_run import IN_SWEEP
+    from alpaca.tracking.wandb_places import IN_SWEEP
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(Path(run.__file__)), *overrides]

@@ -1,10 +1,12 @@
 """The closing table of a run: what changed, where it is, what to do next."""
 
+import shlex
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
+from alpaca import paths
 from alpaca.tracking.terminal import Terminal
 
 
@@ -27,13 +29,29 @@ def report(summary: dict[str, object], path: Path, terminal: Terminal) -> None:
     table.add_row("perf/logical_tokens_per_s", "", f"{summary['perf/logical_tokens_per_s']:,.0f}")
     table.add_row("perf/peak_memory_gib", "", f"{summary['perf/peak_memory_gib']:.2f}")
     terminal.print(table)
-    shown = escape(str(path))
+    shown = escape(str(paths.shown(path)))
     terminal.print(f"\nrun directory   {shown}")
     terminal.print(f"the model       {shown}/model")
     if (path / "predictions.jsonl").exists():
         terminal.print(f"answers         {shown}/predictions.jsonl")
     if summary.get("wandb"):
         terminal.print(f"wandb           {escape(str(summary['wandb']))}")
-    terminal.print("next            python -m alpaca.run experiment=quickstart adapter=full    one thing changed")
-    terminal.print("                python -m alpaca.inspect experiment=quickstart            what the model saw")
-    terminal.print("                python -m alpaca.run --help                               every group and option")
+
+
+def next_lines(run: Path, overrides: list[str], options: list[str]) -> list[str]:
+    """What to type next about the finished run in `run`, each line ready for the shell it was typed in.
+
+    Args:
+        overrides: what the run was made with.
+        options: Hydra's own that the same command needs, such as a folder of options.
+    """
+    python, shown = paths.python_command(), shlex.quote(str(paths.shown(run)))
+    seeds = [part.partition("=")[2] for part in overrides if part.startswith("train.seed=")]
+    seed = int(seeds[-1]) + 1 if seeds and seeds[-1].isdigit() else 1
+    apart = ("output_dir=", "train.resume=", "train.seed=", "hydra.")
+    same = [part for part in overrides if not part.startswith(apart)]
+    return [
+        f"{python} -m alpaca.chat {shown}    # talk to it",
+        f"{python} -m alpaca.evaluate {shown} evaluation=generate    # more scores",
+        f"{python} -m alpaca.run {shlex.join([*options, *same, f'train.seed={seed}'])}    # the same with another seed",
+    ]

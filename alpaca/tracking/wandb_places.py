@@ -2,13 +2,14 @@
 
 import os
 import shlex
-import shutil
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
+from alpaca import paths
+
 OPEN_FILE = ".wandb-open"  # in the run directory: id, and address if online, of the W&B run that is not closed yet
 ENDED_FILE = ".wandb-ended"  # its name once the W&B run is closed
+IN_SWEEP = "ALPACA_SWEEP_JOB"  # environment variable of a sweep's jobs: the sweep says once what all would say
 
 
 def wandb_folder(run_dir: Path) -> Path:
@@ -19,13 +20,10 @@ def wandb_folder(run_dir: Path) -> Path:
 
 def sync_command(place: Path, *patterns: str) -> str:
     """What to type to send W&B's files in `place`, or what `patterns` name below it; works in any directory's shell."""
-    here = Path.cwd()
-    shown = shlex.quote(str(place.relative_to(here) if place.is_relative_to(here) else place))
+    shown = shlex.quote(str(paths.shown(place)))
     listed = " ".join(f"{shown}/{pattern}" for pattern in patterns) or shown
-    command = shutil.which("wandb")
-    if command is not None and Path(command).parent == Path(sys.executable).parent:
-        return f"wandb sync {listed}"
-    return f"{shlex.quote(sys.executable)} -m wandb sync {listed}"
+    python = paths.python_command()
+    return f"wandb sync {listed}" if python == "python" else f"{python} -m wandb sync {listed}"
 
 
 def places_of_sweep(sweep_dir: Path, run_dirs: list[Path], group: str) -> list[str]:

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from alpaca.config import Config
 from alpaca.tracking.run_directory import read_jsonl
-from alpaca.tracking.wandb_places import ENDED_FILE, OPEN_FILE, sync_command, wandb_folder
+from alpaca.tracking.wandb_places import ENDED_FILE, IN_SWEEP, OPEN_FILE, sync_command, wandb_folder
 from alpaca.tracking.wandb_settings import (
     DISABLED,
     OFFLINE,
@@ -37,7 +37,6 @@ from alpaca.tracking.wandb_settings import (
 INIT_TIMEOUT_S = 20
 UPLOAD_TIMEOUT_S = 900  # at the end, for artifacts that are still being uploaded, such as a model
 FINISH_TIMEOUT_S = 300  # after that, for everything else: a dead server must not hold the accelerators
-IN_SWEEP = "ALPACA_SWEEP_JOB"  # environment variable of a sweep's jobs: the sweep says once what all would say
 # Metrics whose best value is in W&B's summary too, as `eval/loss.min`; `eval/loss` there is the last value.
 BEST: dict[str, Callable[[float, float], float]] = {
     "train/loss": min,

@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.markup import escape
 
+from alpaca import paths
 from alpaca.agent import Handover, report_error
 from alpaca.cli import INTERRUPTED as INTERRUPTED_STATUS
 from alpaca.cli import fail
@@ -83,7 +84,7 @@ def work(
             # Before config.yaml, which makes the folder a run's: who goes on with it must know its signature.
             directory.write_environment(device=str(compute.device), precision=compute.precision, world_size=world.size)
             directory.write_settings(config, overrides)
-            terminal.print(f"[bold]run[/]    {escape(str(path))}")
+            terminal.print(f"[bold]run[/]    {escape(str(paths.shown(path)))}")
             beats = Beats(world, timeout)
             summary = worker.run(config, mark, compute, directory, terminal, world, stopping, beats)
             report(summary, path, terminal)
@@ -92,9 +93,8 @@ def work(
         return _ended(handover, world, 0)
     except KeyboardInterrupt:
         end(INTERRUPTED, None)
-        terminal.print(
-            f"[yellow]interrupted[/] what was logged is in {escape(str(path))}; the same command goes on with it"
-        )
+        shown = escape(str(paths.shown(path)))
+        terminal.print(f"[yellow]interrupted[/] what was logged is in {shown}; the same command goes on with it")
         return _ended(handover, world, INTERRUPTED_STATUS)
     except (UserError, RunFailed) as error:
         if directory is None and handover is None and world.alone:

@@ -480,3 +480,7 @@ def test_a_mix_reads_each_part_and_keeps_its_licence(tmp_path: Path) -> None:
     assert signature(config) == before
     (tmp_path / "a.jsonl").write_text((tmp_path / "a.jsonl").read_text().replace("question 7", "question seven"))
     assert signature(config) != before
+
+
+def test_a_file_that_is_there_is_read_whatever_its_name(tmp_path: Path):
+    assert load(written(tmp_path / "a::b.json")) == ROWS

@@ -206,6 +206,7 @@ def test_every_job_is_a_wandb_run_of_its_own_in_the_group_and_the_killed_one_is_
 def test_a_sweep_says_once_how_its_offline_runs_are_sent(trial: Trial):
     folder = place(trial.folder).relative_to(trial.folder)
     assert trial.killed.out.count("wandb sync") == 1
+    assert "python -m alpaca.chat" not in trial.killed.out, "no job says what is next"
     assert f"wandb sync {folder}/wandb/offline-run-* {folder}/*/wandb/offline-run-*\n" in trial.killed.out
 
 
