@@ -54,9 +54,9 @@ def _parser() -> commands.Parser:
     parser = commands.Parser(
         "evaluate",
         "Score a finished run again or with other evaluations, a model folder, or a file of outputs. "
-        "Evaluations: quick, loss, generate, safety, judge, lm_eval; several are evaluation=[quick,judge].",
+        "Evaluations: quick, loss, generate, safety, judge, lm_eval; several are 'evaluation=[quick,judge]'.",
         epilog="examples: python -m alpaca.evaluate outputs/quickstart/DIR | python -m alpaca.evaluate RUN "
-        "evaluation=[generate,safety] evaluation.generate.instructions=vicuna_80 evaluation.decode.temperature=0.7 | "
+        "'evaluation=[generate,safety]' evaluation.generate.instructions=vicuna_80 evaluation.decode.temperature=0.7 | "
         "python -m alpaca.evaluate model_outputs.json evaluation=judge evaluation.judge.annotations=annotations.json",
         usage="python -m alpaca.evaluate RUN [overrides]",
         passed_on=cli.hydra_options(),

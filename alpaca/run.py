@@ -8,6 +8,7 @@ that memory, Weights & Biases and a crash stay with the job.
 import contextlib
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from alpaca import cli, startup
+from alpaca import cli, paths, startup
 from alpaca.checks import check
 from alpaca.config import Config
 from alpaca.errors import RunFailed, UserError
@@ -83,9 +84,10 @@ def main(argv: list[str] | None = None) -> int:
             from alpaca.launch import launch
 
             if (done := finished_before(config, folder)) is not None:
+                evaluate = f"{paths.python_command()} -m alpaca.evaluate {shlex.quote(str(done))}"
                 print(
                     f"the same run is finished in {done}; to score it again or otherwise: "
-                    f"python -m alpaca.evaluate {done} evaluation=[quick,generate]",
+                    f"{evaluate} 'evaluation=[quick,generate]'",
                     flush=True,
                 )
             single.append(launch(config, folder, overrides))
@@ -139,9 +141,8 @@ def _say_what_is_next(folder: Path, overrides: list[str]) -> None:
 
     if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0):
         return
-    own = [argument for searched in own_folders() for argument in ("--config-dir", searched)]
     with contextlib.suppress(OSError):
-        for number, line in enumerate(next_lines(folder, overrides, own)):
+        for number, line in enumerate(next_lines(folder, overrides, own_folders())):
             print(f"{'' if number else 'next':<16}{line}", flush=True)
 
 

@@ -22,6 +22,7 @@ from alpaca.modeling.base import load_model, load_tokenizer
 from alpaca.modeling.finished import load_finished, read_record, read_template, readable_model
 from alpaca.modeling.quiet import quiet_libraries
 from alpaca.modeling.tokenizer import template_for, text_encoder
+from alpaca.tracking.run_directory import newest_finished
 from alpaca.training.precision import Compute, choose
 
 OWN = "tokenizer"  # the option of conf/template that stands for a model's own chat template
@@ -211,12 +212,8 @@ def _called(folder: Path) -> str:
 
 
 def _instead(folder: Path) -> str:
-    """The run directory that was probably meant: the one around a result, or the newest inside."""
+    """The run directory that was probably meant: the one around a result, or the newest finished one inside."""
     around = folder.resolve().parent
     if (around / "config.yaml").is_file():
         return f"; its run directory is {around}"
-    found = [*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml")]
-    runs = sorted(found, key=lambda file: file.stat().st_mtime)
-    if runs:
-        return f"; it holds runs, the newest is {runs[-1].parent}"
-    return " (no config.yaml, no config.json)"
+    return newest_finished(folder) or " (no config.yaml, no config.json)"

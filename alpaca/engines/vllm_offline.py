@@ -1,4 +1,4 @@
-"""The engine `vllm`: vLLM inside this process, where it is installed (`pip install alpaca-ablations[vllm]`).
+"""The engine `vllm`: vLLM inside this process, where it is installed (`pip install 'alpaca-ablations[vllm]'`).
 
 Written against vLLM's documented interface (0.12 and later: AsyncLLM, SamplingParams, StructuredOutputsParams).
 It needs a GPU and has not been run where this project's tests run. vLLM batches by itself, so every request
@@ -34,7 +34,7 @@ def open_vllm(settings: EngineSettings) -> "VllmOffline":
     """
     if find_spec("vllm") is None:
         raise UserError(
-            "engine=vllm: vLLM is not installed; install it with: pip install alpaca-ablations[vllm], "
+            "engine=vllm: vLLM is not installed; install it with: pip install 'alpaca-ablations[vllm]', "
             "or choose engine=local"
         )
     from vllm.engine.arg_utils import AsyncEngineArgs

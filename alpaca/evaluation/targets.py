@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alpaca.config import Config
 from alpaca.errors import UserError
-from alpaca.tracking.run_directory import FINISHED, read_json, status
+from alpaca.tracking.run_directory import FINISHED, newest_finished, read_json, status
 
 RUN, MODEL, OUTPUTS = "run", "model", "outputs"
 WHAT = "give a finished run directory, a folder with a model, or a JSON or JSONL file of outputs"
@@ -52,7 +52,8 @@ def find(argument: str) -> Target:
         return Target(MODEL, path)
     if (path / "adapter_config.json").is_file():
         raise UserError(f"{argument}: an adapter is scored with its run; give the run directory, {path.parent}")
-    raise UserError(f"{argument}: no run directory (it has no config.yaml) and no model (no config.json); {WHAT}")
+    what = newest_finished(path) or f"; {WHAT}"
+    raise UserError(f"{argument}: no run directory (it has no config.yaml) and no model (no config.json){what}")
 
 
 def _settings(path: Path) -> Config:

@@ -25,6 +25,7 @@ from alpaca.modeling.adapters import FULL
 from alpaca.modeling.base import load_model
 from alpaca.modeling.identity import moved, the_same
 from alpaca.modeling.quantised import quantisation, quiet_import
+from alpaca.tracking.run_directory import newest_finished
 
 MODEL, BASE, PROBE = "model", "base", "probe.safetensors"
 
@@ -65,7 +66,8 @@ def read_record(directory: Path) -> Record:
         UserError: no run directory, or a run that is not finished.
     """
     if not (directory / "config.yaml").is_file():
-        raise UserError(f"{directory}: no run directory (it has no config.yaml); give a folder that a run wrote")
+        what = newest_finished(directory) or "; give a folder that a run wrote"
+        raise UserError(f"{directory}: no run directory (it has no config.yaml){what}")
     summary = _json(directory / "summary.json")
     if summary.get("status") != "finished" or not (directory / MODEL).is_dir():
         found = summary.get("status", "killed, or still running")

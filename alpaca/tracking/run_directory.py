@@ -213,6 +213,14 @@ def unfinished(folder: Path, signature: str) -> Path | None:
     return found[-1] if found and status(found[-1]) != FINISHED else None
 
 
+def newest_finished(folder: Path) -> str:
+    """For a message about a folder that is no run: the newest finished run below it; empty where there is none."""
+    below = [file for pattern in ("*/summary.json", "*/*/summary.json") for file in folder.glob(pattern)]
+    runs = sorted((file for file in below if (file.parent / "model").is_dir()), key=lambda file: file.stat().st_mtime)
+    found = next((file.parent for file in reversed(runs) if status(file.parent) == FINISHED), None)
+    return f"; it holds runs, the newest finished one is {found}" if found is not None else ""
+
+
 def close_unfinished(path: Path, how: str, error: str) -> None:
     """Say in `summary.json` how a run ended whose own process could not."""
     if (path / "config.yaml").exists() and status(path) is None:

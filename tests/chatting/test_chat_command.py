@@ -81,7 +81,7 @@ WRONG = [
     ([], "the following arguments are required: RUN"),
     (["{folder}/nowhere"], "nowhere: no such folder; give a run directory"),
     (["{folder}"], "neither a run directory nor a model folder (no config.yaml, no config.json)"),
-    (["{run}/.."], "neither a run directory nor a model folder; it holds runs, the newest is"),
+    (["{run}/.."], "neither a run directory nor a model folder; it holds runs, the newest finished one is"),
     (["{lora}/model"], "neither a run directory nor a model folder; its run directory is"),
     (["{unfinished}"], "the run is not finished (status interrupted)"),
     (["tiny"], "tiny: it has no prompt template of its own; say how to ask it with --template NAME"),

@@ -248,8 +248,8 @@ def test_a_model_that_was_never_taught_eos_is_flagged_and_one_that_was_is_not(wo
 def test_a_run_that_is_finished_says_how_it_is_scored_again(workplace: Path):
     first = alpaca_run(workplace, *SMALL, "train.max_steps=1")
     again = alpaca_run(workplace, *SMALL, "train.max_steps=1")
-    assert "python -m alpaca.evaluate" not in first.out
-    assert f"python -m alpaca.evaluate {first.directories[0].relative_to(workplace)}" in again.out
+    assert "the same run is finished in" not in first.out
+    assert f"-m alpaca.evaluate {first.directories[0].relative_to(workplace)}" in again.out
 
 
 @pytest.mark.parametrize(
