@@ -95,8 +95,9 @@ def main(argv: list[str] | None = None) -> int:
                 _say_what_is_next(folder, overrides)
         finally:
             if started in folder.name:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # Hydra made it a moment ago; what was refused before it began leaves no folder
+                for made in (folder, *folder.parents[:2]):  # outputs/<name>/<time>-<signature>
+                    with contextlib.suppress(OSError):  # something is in it
+                        made.rmdir()
 
     task = Task(here, frozenset(cli.unswept_keys(arguments)), started)
     try:

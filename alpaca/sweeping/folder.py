@@ -46,8 +46,9 @@ class SweepFolder:
         """A multirun begins.
 
         Raises:
-            UserError: its folder holds something else than a sweep.
+            UserError: its folder holds something else than a sweep, or Hydra is asked to change into it.
         """
+        refuse_chdir(composed)
         self._place = Path(composed.hydra.sweep.dir)
         refuse_foreign(self._place, SWEEP)
         self._note(self._place)
