@@ -12,6 +12,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from alpaca.cli import refuse_chdir
 from alpaca.commands import fail
 from alpaca.errors import RunFailed, UserError
 from alpaca.tracking.folders import SWEEP, refuse_foreign
