@@ -68,12 +68,14 @@ def _parser() -> commands.Parser:
 
 
 def _directory(output_dir: str | None, target: Target, started: str) -> Path:
-    """`output_dir` if given, else the run itself, else `outputs/evaluate/<time>-<name>`."""
+    """`output_dir`, or the run itself, or the newest stopped one of this target, or `outputs/evaluate/<time>-<name>`."""
     if output_dir:
         return Path(output_dir).expanduser()
     if target.config is not None:
         return target.path
-    return MADE / f"{started}-{target.name}"
+    from alpaca.evaluation.place import stopped
+
+    return stopped(MADE, target.path) or MADE / f"{started}-{target.name}"
 
 
 def _remove_if_empty(place: Path) -> None:

@@ -75,13 +75,27 @@ class Place:
         self._is_new = False
 
     def close(self) -> None:
-        """Give the lock back; a folder made for an evaluation of which nothing was kept goes."""
-        if self._is_new:
+        """Give the lock back; a folder made for an evaluation of which nothing was kept goes, paid answers stay."""
+        files = (each for each in self.path.rglob("*") if each.is_file() and not each.name.startswith("."))
+        if self._is_new and {each.name for each in files} <= {TARGET, SUMMARY, LOG}:
             for name in (TARGET, SUMMARY, LOG, LOCK):
                 (self.path / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         self._lock.close()
+
+
+def stopped(folder: Path, target: Path) -> Path | None:
+    """The newest evaluation of `target` in `folder` that ended before it had a score; what it paid for is there."""
+    places = (each.parent for each in sorted(folder.glob(f"*/{TARGET}"), reverse=True))
+    return next(
+        (
+            place
+            for place in places
+            if read_json(place / TARGET).get("target") == str(target.absolute()) and not (place / HISTORY).exists()
+        ),
+        None,
+    )
 
 
 def as_plain(settings: Any) -> Any:

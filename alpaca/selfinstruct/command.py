@@ -25,9 +25,11 @@ from alpaca.engines.refusals import NoStructure
 from alpaca.engines.section import engine_settings, in_words_of, prices
 from alpaca.errors import RunFailed, UserError
 from alpaca.selfinstruct import directories, reporting
+from alpaca.selfinstruct.directories import DATASET
+from alpaca.selfinstruct.judging import KEPT
 from alpaca.selfinstruct.ledger import Ledger
 from alpaca.selfinstruct.pipeline import Pipeline
-from alpaca.selfinstruct.result import CARD, DATASET, Result, diversity_of, licence_of
+from alpaca.selfinstruct.result import CARD, Result, diversity_of, licence_of
 from alpaca.selfinstruct.seeds import load_seeds
 from alpaca.selfinstruct.settings import EVOLVE, REANSWER, SECTION, SELF_INSTRUCT, resolved
 from alpaca.selfinstruct.stages import AnswerStage, Stage, TaskStage
@@ -55,6 +57,7 @@ class _Job:
     rows: list[Row]
     before: dict[str, Any]
     kept: int = 0
+    lost: int = 0
 
 
 def generate(config: Config, path: Path, overrides: list[str], *, beside_training: bool = False) -> dict[str, Any]:
@@ -71,7 +74,9 @@ def generate(config: Config, path: Path, overrides: list[str], *, beside_trainin
     refuse_foreign(path, GENERATION)
     mark = generation_signature(config.generation)
     config = replace(config, generation=resolved(config.generation))
-    if (found := directories.summary(path)).get("status") == FINISHED and found.get("signature") == mark:
+    found = directories.summary(path)
+    finished = found.get("status") == FINISHED and found.get("signature") == mark
+    if finished and _complete(path, found, config.generation, lost_too=not beside_training):
         print(f"generation {mark} is finished: {path} is used as it is ({found['kept']:,} tasks)", flush=True)
         return found
     directories.check_same(path, config.generation)
@@ -176,6 +181,7 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
         requests=job.pipeline.sent,
         licence=licence_of(job.filled),
         diversity=diversity_of(job.rows),
+        lost=job.lost,
     )
     summary = {"signature": mark, "began": began, **result.summary(), **({"error": reason} if reason else {})}
     kept_as_it_was = status != FINISHED and _shorter_than_before(job, directory.path)
@@ -185,6 +191,7 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
     try:
         if not kept_as_it_was:
             result.write(directory.path, (began, time.strftime("%Y-%m-%d")), status, mark)
+            summary[directories.HASH] = directories.dataset_hash(directory.path)
         directory.finish(status, summary)
     except OSError as error:  # a full disk may refuse even this; without a summary nothing is finished
         if status == FINISHED:
@@ -192,6 +199,11 @@ def _close(job: _Job, mark: str, directory: RunDirectory, began: str, status: st
             raise RunFailed(_no_room(error, directory.path)) from None
     if status == FINISHED:
         reporting.show(result, directory.path, job.terminal)
+        if job.lost:
+            job.terminal.warn(
+                f"{job.lost:,} rows have no answer, since their requests were lost ({job.pipeline.losses}); the same "
+                "command asks for them again"
+            )
     else:
         word = "interrupted" if status == INTERRUPTED else "stopped"
         job.terminal.print(
@@ -235,6 +247,8 @@ async def _stages(job: _Job) -> None:
         given = list(job.sources[: filled.target])
         answers = AnswerStage(filled, given, filled.responses_per_instruction, fresh=True)
         await _one_stage(job, answers, lambda: _answered(job, given, answers))
+        if not job.rows:
+            raise RunFailed(_no_rows(job))
         return
     tasks = TaskStage(filled, job.sources)
     await _one_stage(job, tasks, lambda: _made(job, tasks))
@@ -265,14 +279,46 @@ def _made(job: _Job, stage: TaskStage) -> None:
 def _answered(job: _Job, given: Sequence[Row], stage: AnswerStage) -> None:
     pairs = zip(given, stage.outputs, strict=False)
     job.rows = [replace(row, output=output) for row, outputs in pairs for output in outputs]
-    job.kept = sum(bool(outputs) for outputs in stage.outputs)
+    job.kept, job.lost = sum(bool(outputs) for outputs in stage.outputs), len(stage.lost)
 
 
 def _extended(job: _Job, given: Sequence[Row], stage: AnswerStage) -> None:
+    job.lost = len(stage.lost)
     outputs = [*stage.outputs, *([] for _ in range(len(given) - len(stage.outputs)))]
     job.rows = [
         replace(row, output=output) for row, more in zip(given, outputs, strict=True) for output in (row.output, *more)
     ]
+
+
+def _no_rows(job: _Job) -> str:
+    """Why a re-answer that went through all of its rows has nothing to show."""
+    dropped = [(name, count) for name, count in job.pipeline.tally.verdicts.most_common() if name != KEPT][:3]
+    reasons = []
+    if job.lost:
+        why = f" ({losses})" if (losses := job.pipeline.losses) else ""
+        reasons.append(f"{job.lost:,} requests were lost{why}; the same command asks for those rows again")
+    if dropped:
+        named = ", ".join(f"{name} ({count:,})" for name, count in dropped)
+        reasons.append(f"answers were dropped: {named}; look into tasks.jsonl, change model or filters")
+    return f"no row has a new answer: {'; '.join(reasons)}"
+
+
+def _complete(path: Path, found: dict[str, Any], filled: GenerationConfig, *, lost_too: bool) -> bool:
+    """Whether a finished generation needs nothing more; says what it lacks. A data set that was changed is set aside.
+
+    Args:
+        lost_too: rows without an answer are lacking; else it is used without them.
+    """
+    lost = found.get("rows_lost", found.get("requests_lost", 0) if filled.mode == REANSWER else 0) if lost_too else 0
+    if lost:
+        print(
+            f"{path}: {lost:,} rows have no answer, as their requests were lost; they are asked for again", flush=True
+        )
+    damage = directories.dataset_damage(path, found)
+    if damage:
+        print(f"{path / DATASET} {damage}; it is made again from the answers in requests.jsonl", flush=True)
+        directories.set_aside(path)
+    return not lost and not damage
 
 
 def _sources(filled: GenerationConfig) -> Sequence[Row]:

@@ -5,7 +5,9 @@ in the same place. A directory that the user names may also be extended: everyth
 be as it was, seeds and rows by what they contain, not by their names.
 """
 
+import hashlib
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from alpaca.signature import GENERATED, generation_settings, generation_signatur
 from alpaca.tracking.run_directory import FINISHED, read_json, status
 
 OUTPUTS = Path("outputs")
+DATASET, HASH = "dataset.json", "dataset_sha256"  # the data set, and its content in the summary
 BY_CONTENT = ("generation.seeds", "generation.path", "generation.model")  # files enter the settings by their content
 
 
@@ -42,7 +45,38 @@ def with_finished_data(config: Config, started: str) -> Config:
     """The config with the finished generation of its settings as data, where it wants one and there is one."""
     if config.data_source.path != GENERATED or status(place := directory(config, started)) != FINISHED:
         return config
+    if dataset_damage(place, summary(place)):
+        return config
     return trained_on(config, place)
+
+
+def dataset_damage(folder: Path, found: dict[str, Any]) -> str:
+    """What is wrong with the data set of a finished generation, by its summary; "" for a whole one."""
+    file = folder / DATASET
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if HASH in found and hashlib.sha256(content).hexdigest() == found[HASH]:
+        return ""
+    try:
+        rows = json.loads(content)
+    except ValueError:
+        return "is damaged"
+    if HASH in found or not isinstance(rows, list) or len(rows) != found.get("rows", len(rows)):
+        return "is not what this generation wrote"
+    return ""
+
+
+def dataset_hash(folder: Path) -> str:
+    """SHA-256 of the data set as it lies there."""
+    return hashlib.sha256((folder / DATASET).read_bytes()).hexdigest()
+
+
+def set_aside(folder: Path) -> None:
+    """Give a changed data set another name, so that the one made in its place does not overwrite it."""
+    if (folder / DATASET).is_file():
+        (folder / DATASET).rename(folder / f"dataset-changed-{time.strftime('%Y%m%d-%H%M%S')}.json")
 
 
 def trained_on(config: Config, place: Path) -> Config:

@@ -30,9 +30,12 @@ class Ledger(RequestLedger):
             UserError: a line that cannot be read; names it.
         """
         super().__init__(folder / REQUESTS, keeps_under_way=keeps_under_way, way_out=_WAY_OUT)
-        judged, self._tasks = opened(folder / TASKS, _WAY_OUT)
+        file = folder / TASKS
+        judged, self._tasks = opened(file, _WAY_OUT)
         self._known: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for record in judged:
+        for number, record in enumerate(judged, 1):
+            if not isinstance(record.get("request"), str):
+                raise UserError(f"{file}, line {number}: no line of a ledger; {_WAY_OUT}")
             self._known[record["request"]].append(record)
         self._folder = folder
 

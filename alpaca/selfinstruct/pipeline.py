@@ -94,7 +94,7 @@ class Pipeline:
         self.report: Callable[[Stage], None] = lambda stage: None
         self._under_way: UnderWay[int] = UnderWay(self._asker, what="answers", say=say)
         self._barren = self._silent = 0
-        self._lost, self._empty = Losses(), Losses()
+        self._lost, self._empty, self._reasons = Losses(), Losses(), Losses()
 
     @property
     def sent(self) -> int:
@@ -135,11 +135,40 @@ class Pipeline:
                     self._check_vain()
                     raise BudgetSpent(self._spent(stage))
                 arrived.update(await self._under_way.arrived())
+            await self._ask_again(stage)
         finally:
-            self._asker.done = stage.done
+            self._asker.done = stage.done and not (self._under_way.stopping and stage.lost)
             await self._under_way.drain()
-        if self._under_way.stopping and not stage.done:
+        if self._under_way.stopping and (stage.lost or not stage.done):
             raise KeyboardInterrupt
+
+    async def _ask_again(self, stage: Stage) -> None:
+        """Ask once more for what each row of a stage lost, as far as the budget goes."""
+        waiting = list(stage.lost)[::-1]
+        if not waiting or self._under_way.stopping:
+            return
+        self._say(f"{len(waiting):,} requests were lost: they are asked once more")
+        while (waiting or self._under_way) and not self._under_way.stopping:
+            while waiting and len(self._under_way) < self._concurrency:
+                if not self._under_way.send(stage.request(waiting[-1]), waiting[-1]):
+                    break
+                waiting.pop()
+            if not self._under_way:
+                return  # the budget holds none
+            for k, outcome in await self._under_way.arrived():
+                if outcome.lost:
+                    self._reasons.add(outcome.reason)
+                    continue
+                judged = stage.take_again(k, outcome.answers)
+                self._ledger.judged(f"{stage.prefix}-{k:06d}", judged)
+                self.tally.unanswered -= 1
+                self._count(judged, outcome, stage.choices)
+                self.report(stage)
+
+    @property
+    def losses(self) -> str:
+        """Why requests were lost in this process, the commonest reasons with their counts; "" for none."""
+        return self._reasons.commonest()
 
     def _past_of(self, stage: Stage) -> dict[int, Outcome]:
         """What the ledger has of this stage; requests lost after the last answered one are asked again."""
@@ -147,7 +176,7 @@ class Pipeline:
         outcomes = {
             int(name.removeprefix(opening)): outcome
             for name, outcome in self._ledger.past.outcomes.items()
-            if name.startswith(opening)
+            if name.startswith(opening) and name.removeprefix(opening).isdecimal()
         }
         last = max((k for k, outcome in outcomes.items() if not outcome.lost), default=-1)
         return {k: outcome for k, outcome in outcomes.items() if k <= last}
@@ -222,6 +251,7 @@ class Pipeline:
             if not outcome.replayed:  # a server that was down once may be up now
                 self._silent += 1
                 self._lost.add(outcome.reason)
+                self._reasons.add(outcome.reason)
             return
         tally.answered += 1
         tally.missing += max(0, asked_for - len(outcome.answers))

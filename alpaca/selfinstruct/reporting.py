@@ -11,8 +11,9 @@ from alpaca.config import Config
 from alpaca.engines.budget import Budget
 from alpaca.engines.prices import Prices
 from alpaca.inspection.plots import sunburst
+from alpaca.selfinstruct.directories import DATASET
 from alpaca.selfinstruct.pipeline import Tally
-from alpaca.selfinstruct.result import CARD, DATASET, Result, acceptance_by_verdict
+from alpaca.selfinstruct.result import CARD, Result, acceptance_by_verdict
 from alpaca.selfinstruct.stages import Stage
 from alpaca.tracking.terminal import Bar, Terminal
 from alpaca.tracking.wandb_run import WandbRun

@@ -16,11 +16,12 @@ from alpaca.data.rows import Row
 from alpaca.engines.budget import Budget
 from alpaca.engines.prices import Prices
 from alpaca.licences import UNKNOWN
+from alpaca.selfinstruct.directories import DATASET
 from alpaca.selfinstruct.judging import KEPT
 from alpaca.selfinstruct.pipeline import Tally
 from alpaca.tracking.run_directory import write_text
 
-DATASET, CARD = "dataset.json", "data_card.md"
+CARD = "data_card.md"
 PAIRS_SHOWN = 12
 
 
@@ -30,6 +31,7 @@ class Result:
 
     Attributes:
         kept: tasks that count towards the target; `rows` may be more with several responses each.
+        lost: rows that have no answer because their requests were lost; the next command asks for them again.
         licence: name and note of what is known about the licence of the rows.
     """
 
@@ -42,6 +44,7 @@ class Result:
     requests: int
     licence: tuple[str, str]
     diversity: Diversity
+    lost: int = 0
 
     def summary(self) -> dict[str, Any]:
         """The values of `summary.json`."""
@@ -50,6 +53,7 @@ class Result:
             "kept": self.kept,
             "target": self.filled.target if self.filled.target is not None else self.kept,
             "rows": len(self.rows),
+            "rows_lost": self.lost,
             "candidates": tally.candidates,
             "acceptance": round(tally.acceptance, 4),
             "verdicts": dict(tally.verdicts.most_common()),

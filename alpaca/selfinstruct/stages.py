@@ -38,6 +38,11 @@ class Stage(Protocol):
         """Nothing more is wanted."""
         ...
 
+    @property
+    def lost(self) -> Sequence[int]:
+        """Requests taken without an answer that no other request stands in for."""
+        ...
+
     def ready(self, k: int) -> bool:
         """Whether request k can be formed from what was taken so far."""
         ...
@@ -50,6 +55,10 @@ class Stage(Protocol):
         """The candidates in the answers to request k, judged; requests are taken in order, lost ones with none."""
         ...
 
+    def take_again(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
+        """The candidates in the answers to request k, which was taken without any before."""
+        ...
+
     def wanted(self) -> int:
         """About how many more answers it takes; more need not be under way."""
         ...
@@ -60,6 +69,7 @@ class TaskStage:
 
     prefix = "task"
     choices = 1
+    lost: Sequence[int] = ()  # others take their place
 
     def __init__(self, filled: GenerationConfig, sources: Sequence[Row]):
         """`sources` are the seeds, or the rows to evolve."""
@@ -111,6 +121,10 @@ class TaskStage:
                     self.rows.append(verdict.row)
         self._kept_after.append(self.kept)
         return judged
+
+    def take_again(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
+        """Never: no lost request is asked for again."""
+        raise AssertionError(f"request {k} is not asked again")
 
     def wanted(self) -> int:
         """By the yield so far, begun with one request that gives all it is asked for."""
@@ -170,6 +184,7 @@ class AnswerStage:
         self.target = len(rows)
         self.outputs: list[list[str]] = []  # for each row taken, the outputs kept
         self.choices = choices
+        self._lost: dict[int, None] = {}
         self._filled, self._given, self._fresh = filled, rows, fresh
         self._sampling = prompts.Sampling.of(filled)
         self._judge = Judge(filled, ())
@@ -184,6 +199,11 @@ class AnswerStage:
         """Whether every row had its turn."""
         return self.kept == self.target
 
+    @property
+    def lost(self) -> Sequence[int]:
+        """Rows without an answer, because their requests were lost."""
+        return list(self._lost)
+
     def ready(self, k: int) -> bool:
         """Whether there is a row k."""
         return k < self.target
@@ -197,13 +217,22 @@ class AnswerStage:
     def take(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
         """Judge the answers to row k."""
         assert k == len(self.outputs), "answers are taken in the order of requests"
+        self.outputs.append([])
+        if answers:
+            return self.take_again(k, answers)
+        self._lost[k] = None
+        return []
+
+    def take_again(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
+        """Judge the answers to row k, which has none so far."""
+        self._lost.pop(k, None)
         row = self._given[k]
         others = set() if self._fresh else {normalise(row.output)}
         judged = [
             self._judge.output(parse_answer(answer.text, row, cut=not is_whole(answer.finish_reason)), number, others)
             for number, answer in enumerate(answers)
         ]
-        self.outputs.append([one.parsed.output for one in judged if one.verdict == KEPT])
+        self.outputs[k] = [one.parsed.output for one in judged if one.verdict == KEPT]
         return judged
 
     def wanted(self) -> int:

@@ -14,6 +14,8 @@ from scoring_commands import alpaca_evaluate, copy_of, records
 from alpaca.config import Config
 from alpaca.evaluation.composing import literal, overrides_for
 from alpaca.evaluation.losses_apart import bucket
+from alpaca.evaluation.place import Place, stopped
+from alpaca.evaluation.scores import Scores
 
 
 @pytest.fixture
@@ -331,3 +333,21 @@ def test_a_run_with_damaged_weights_is_one_line(finished: Outcome, tmp_path: Pat
     assert done.status == 2
     assert "no loadable model" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_an_evaluation_that_stopped_before_anything_was_kept_goes_on_in_its_folder(tmp_path: Path):
+    target, made = tmp_path / "outputs.json", tmp_path / "evaluate"
+    for number, paid in enumerate((False, True, True)):
+        place = Place(made / f"{number}-outputs", target=target, is_run=False)
+        if paid:
+            (place.path / "judge").mkdir()
+            (place.path / "judge" / "judgements.jsonl").write_text("{}\n")
+        place.close()
+    assert not (made / "0-outputs").exists()
+    assert stopped(made, target) == made / "2-outputs"
+    assert stopped(made, tmp_path / "other.json") is None
+    again = Place(made / "2-outputs", target=target, is_run=False)
+    assert (again.path / "judge" / "judgements.jsonl").read_text() == "{}\n"
+    again.keep("judge", Scores({"eval/judge/win_rate": 50.0}, []), {})
+    again.close()
+    assert stopped(made, target) == made / "1-outputs"

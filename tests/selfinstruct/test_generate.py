@@ -291,8 +291,56 @@ def test_a_row_that_the_server_refuses_is_lost_with_its_reason_and_the_others_ar
         row["instruction"] for row in rows if "4?" not in row["instruction"]
     ]
     assert (outcome.summary["requests_lost"], outcome.summary["lost_prompt_tokens"]) == (1, 0)
-    (lost,) = (line for line in lines(outcome.directory / "requests.jsonl") if line["event"] == "lost")
-    assert (lost["request"], "not for us" in lost["reason"]) == ("answer-000004", True)
+    lost = [line for line in lines(outcome.directory / "requests.jsonl") if line["event"] == "lost"]
+    assert [(line["request"], "not for us" in line["reason"]) for line in lost] == [("answer-000004", True)] * 2
+
+
+def test_a_generation_without_a_row_fails_with_the_reasons_and_asks_again_for_what_was_lost(tmp_path: Path):
+    down = True
+
+    def check(body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        return (400, {"message": "the moon is full"}) if down else None
+
+    rows = [{"instruction": f"Question number {number}?", "input": "", "output": "old"} for number in range(6)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with Server(lambda body: "An answer.", check=check) as server:
+        common = (
+            *asking(server), "generation=reanswer", "generation.path=rows.json", "generation.target=null",
+            "generation.machine_examples=0", "generation.give_up_after=100", "output_dir=made",
+        )  # fmt: skip
+        outcome = alpaca_generate(tmp_path, *common)
+        assert outcome.status in (1, 2), outcome.err
+        assert "the moon is full" in outcome.err
+        assert json.loads((tmp_path / "made" / "summary.json").read_text())["status"] == "failed"
+        down = False
+        again = alpaca_generate(tmp_path, *common)
+        assert again.status == 0, again.err
+        assert len(json.loads((tmp_path / "made" / "dataset.json").read_text())) == 6
+        server.requests.clear()
+        dropped = alpaca_generate(tmp_path, *common[:-1], "output_dir=none", "generation.filters.max_task_words=2")
+    assert dropped.status == 1
+    assert "no row has a new answer: answers were dropped: too_long (6)" in dropped.err
+    assert "Traceback" not in outcome.err + dropped.err
+
+
+def test_a_finished_data_set_that_is_missing_cut_or_changed_is_made_again_from_the_ledger(
+    whole: Outcome, server: Server
+):
+    file, asked = whole.directory / "dataset.json", len(server.requests)
+    before = file.read_bytes()
+    rows = json.loads(before)
+    for content in (None, before[: len(before) // 2], json.dumps(rows[:-1]).encode()):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        again = alpaca_generate(whole.folder, *asking(server))
+        assert again.status == 0, again.err
+        assert "it is made again" in again.out
+        assert file.read_bytes() == before
+    assert len(server.requests) == asked
+    assert any(json.loads(each.read_text()) == rows[:-1] for each in whole.directory.glob("dataset-changed-*.json")
+               if each.read_bytes() != before[: len(before) // 2])  # fmt: skip
 
 
 def test_two_processes_on_one_directory_are_refused(server: Server, tmp_path: Path):

@@ -207,6 +207,15 @@ def test_a_damaged_line_is_named(tmp_path: Path):
         generate(tmp_path)
 
 
+def test_a_foreign_line_among_the_candidates_is_named(tmp_path: Path):
+    generate(tmp_path)
+    with (tmp_path / "tasks.jsonl").open("a") as file:
+        file.write('{"instruction": "Mine."}\n')
+    count = len(lines(tmp_path / "tasks.jsonl"))
+    with pytest.raises(UserError, match=rf"tasks\.jsonl, line {count}: no line of a ledger; use another output_dir"):
+        generate(tmp_path)
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_the_budget_holds_in_every_order_with_losses_and_restarts(tmp_path: Path, seed: int):
     draw = random.Random(seed)
@@ -329,6 +338,43 @@ def test_lost_requests_are_counted_by_the_servers_words(tmp_path: Path):
         generate(tmp_path, replace(SETTINGS, prompt="alpaca_chat"), engine, concurrency=1, give_up_after=6)
     words = "4 times: status 413 (1 bytes are too many); 2 times: status 503 (later); 0 candidates are kept"
     assert words in str(failed.value)
+
+
+class LosesOnce(MemoryEngine):
+    """Loses each of the requests in `lose` the first time."""
+
+    def _reply(self, request: Any, before_retry: Any) -> Any:
+        try:
+            return super()._reply(request, before_retry)
+        finally:
+            self.lose -= {request.id}
+
+
+REANSWER = replace(SETTINGS, mode="reanswer", machine_examples=0, target=None)
+
+
+def test_rows_whose_requests_were_lost_are_asked_once_more_before_the_end(tmp_path: Path):
+    lost = frozenset(f"answer-{k:06d}" for k in (0, 7, 29))
+    engine = LosesOnce(lose=lost)
+    stage, pipeline = generate(tmp_path / "once", REANSWER, engine)
+    assert sorted(engine.asked[-3:]) == sorted(lost)
+    assert (pipeline.tally.answered, pipeline.tally.unanswered) == (30, 0)
+    whole, _ = generate(tmp_path / "whole", REANSWER)
+    assert stage.outputs == whole.outputs  # type: ignore[attr-defined]
+    again = MemoryEngine()
+    replayed, _ = generate(tmp_path / "once", REANSWER, again)
+    assert again.asked == []
+    assert replayed.outputs == whole.outputs  # type: ignore[attr-defined]
+
+
+def test_rows_lost_twice_are_asked_again_by_the_next_command(tmp_path: Path):
+    lost = frozenset({"answer-000003", "answer-000004"})
+    stage, pipeline = generate(tmp_path, REANSWER, MemoryEngine(lose=lost))
+    assert (list(stage.lost), pipeline.tally.unanswered) == ([3, 4], 2)
+    assert "the tests lost it" in pipeline.losses
+    engine = MemoryEngine()
+    stage, _ = generate(tmp_path, REANSWER, engine)
+    assert (set(engine.asked), list(stage.lost)) == (lost, [])
 
 
 def test_a_generation_that_keeps_nothing_stops_and_says_what_was_wrong(tmp_path: Path):

@@ -114,9 +114,9 @@ class Panel:
         return self._under_way.interrupted_by(*signals)
 
     def _known(self, question: Request) -> bool:
-        """Whether ledger or cache has an answer; the cache's is written into the ledger, at no cost."""
+        """Whether ledger or cache has a verdict; the cache's is written into the ledger, at no cost."""
         past = self._ledger.past.outcomes.get(question.id)
-        if past is not None and not past.lost:
+        if past is not None and past.answers and self._readable(past.answers[0]):
             self.counts.ledger += 1
             self.outcomes[question.id] = past
             self._count(past)

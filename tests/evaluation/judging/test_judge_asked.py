@@ -264,6 +264,18 @@ def test_a_judge_that_cannot_be_read_at_all_fails_with_its_words(tmp_path: Path)
     assert "5 could not be read (one begins 'I like both of them.'); raise evaluation.judge" in str(failed.value)
 
 
+def test_judgements_that_could_not_be_read_are_asked_again_by_the_next_command(tmp_path: Path):
+    made = BiasedJudge(12)
+    mumbling = True
+    with Server(lambda body: "Hm." if mumbling and "7" in asked(body)[0] else made(body)) as server:
+        before, _ = judged(made, tmp_path / "judge", server.url, give_up_after=1000)
+        unread, mumbling = before.metrics["eval/judge/unparseable"], False
+        server.requests.clear()
+        after, _ = judged(made, tmp_path / "judge", server.url)
+        assert len(server.requests) == unread > 0
+    assert after.metrics["eval/judge/unparseable"] == 0
+
+
 def test_a_judge_that_only_thinks_is_not_paid_for_its_other_judgements(tmp_path: Path):
     def thinking(body: dict[str, Any]) -> dict[str, Any]:
         choice = {"message": {"content": None, "reasoning_content": "Let me see."}, "finish_reason": "length"}
