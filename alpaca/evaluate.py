@@ -68,7 +68,7 @@ def _parser() -> commands.Parser:
 
 
 def _directory(output_dir: str | None, target: Target, started: str) -> Path:
-    """`output_dir`, or the run itself, or the newest stopped one of this target, or `outputs/evaluate/<time>-<name>`."""
+    """`output_dir`, the run itself, the newest stopped evaluation of it, or `outputs/evaluate/<time>-<name>`."""
     if output_dir:
         return Path(output_dir).expanduser()
     if target.config is not None:

@@ -262,7 +262,9 @@ async def _one_stage(job: _Job, stage: Stage, collect: Any) -> None:
     """Run a stage with its bar; whatever happens, what it kept is collected."""
     progress = reporting.Progress(job.terminal, job.tracker, job.pipeline.tally, job.budget, job.prices)
     job.pipeline.report = progress.report
-    if not job.ledger.past.outcomes:
+    if known := sum(name.startswith(f"{stage.prefix}-") for name in job.ledger.past.outcomes):
+        progress.replays(stage, known)
+    else:
         progress.begin(stage)
     try:
         await job.pipeline.run(stage)

@@ -3,7 +3,7 @@
 Verdicts depend on nothing but the settings and the candidates judged before, in order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from alpaca.selfinstruct.parsing import Parsed
 
 KEPT, TOO_SIMILAR, SAME_ANSWER = "kept", "too similar", "same answer as another"
 MOST_SIMILAR = 10
+_NOVELTY = ("similarity", "similar_to", "most_similar", "average_similarity")  # what it adds to a line
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,18 @@ class Judge:
         for row in existing:
             self._add(row.instruction)
 
-    def task(self, parsed: Parsed, answer: int) -> Judged:
-        """The verdict on a new task."""
+    def task(self, parsed: Parsed, answer: int, known: Mapping[str, Any] | None = None) -> Judged:
+        """The verdict on a new task.
+
+        Args:
+            known: its line of `tasks.jsonl` from an earlier process. What novelty found is taken from there, since
+                comparing with all tasks is most of the work; the filters are asked again.
+        """
         reason = parsed.problem or first_broken(_row(parsed), self._rules)
         if reason:
             return Judged(parsed, reason, answer)
+        if known is not None and (judged := self._found_before(parsed, answer, known)):
+            return judged
         similarity, twin = self._most_similar(parsed.instruction)
         facts: dict[str, Any] = {"similarity": round(similarity, 4)}
         if similarity > self._pool.threshold:
@@ -83,8 +91,26 @@ class Judge:
             others.add(normalise(parsed.output))
         return Judged(parsed, reason or KEPT, answer)
 
+    def _found_before(self, parsed: Parsed, answer: int, known: Mapping[str, Any]) -> Judged | None:
+        """The verdict by what novelty found then; None where the line is of another task, or other rules."""
+        verdict, similarity = known.get("verdict"), known.get("similarity")
+        texts = (parsed.instruction, parsed.input, parsed.output)
+        if texts != (known.get("instruction"), known.get("input"), known.get("output")):
+            return None
+        if verdict not in (KEPT, TOO_SIMILAR) or not isinstance(similarity, float):
+            return None
+        if self._similar is not ("most_similar" in known) and verdict == KEPT:
+            return None
+        if (verdict == KEPT) != (similarity <= round(self._pool.threshold, 4)):  # rounded as it is written
+            return None
+        if verdict == KEPT:
+            self._add(parsed.instruction)
+        return Judged(parsed, verdict, answer, {name: known[name] for name in _NOVELTY if name in known})
+
     def _most_similar(self, instruction: str) -> tuple[float, str]:
         """ROUGE-L F with the most similar text, and that text; texts without tokens are equal or not."""
+        while len(self._pool) < len(self._texts):  # those that an earlier process kept
+            self._pool.add(self._texts[len(self._pool)])
         if not tokens(instruction):
             same = normalise(instruction) in self._without_tokens
             return (1.01, instruction) if same else (0.0, "")
@@ -92,7 +118,6 @@ class Judge:
         return match.score, self._texts[match.index] if match.index >= 0 else ""
 
     def _add(self, instruction: str) -> None:
-        self._pool.add(instruction)
         self._texts.append(instruction)
         if not tokens(instruction):
             self._without_tokens.add(normalise(instruction))

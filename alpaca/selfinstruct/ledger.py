@@ -5,6 +5,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class Ledger(RequestLedger):
             else:
                 self._tasks.write(line_of(record))
         self._tasks.flush()
+
+    def known(self, request: str) -> Sequence[dict[str, Any]]:
+        """The candidates of a request as an earlier process wrote them; none once they were compared."""
+        return self._known.get(request, ())
 
     @property
     def behind(self) -> bool:

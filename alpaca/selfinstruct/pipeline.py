@@ -216,8 +216,9 @@ class Pipeline:
         return replace(outcome, replayed=True)
 
     def _take(self, stage: Stage, k: int, outcome: Outcome) -> None:
-        judged = stage.take(k, outcome.answers)
-        self._ledger.judged(f"{stage.prefix}-{k:06d}", judged)
+        name = f"{stage.prefix}-{k:06d}"
+        judged = stage.take(k, outcome.answers, self._ledger.known(name))
+        self._ledger.judged(name, judged)
         if not self.tally.missing and 0 < len(outcome.answers) < stage.choices:
             given = f"{len(outcome.answers)} of {stage.choices} responses asked for in one request"
             self._say(f"the server gave {given}; the missing ones are counted as responses_missing")

@@ -32,11 +32,20 @@ class Progress:
         self._started = self._last_log = time.monotonic()
         self._kept_before: int | None = None
         self._bar: Bar | None = None
+        self._replay: Bar | None = None
+
+    def replays(self, stage: Stage, requests: int) -> None:
+        """So many requests of the stage are in the ledger: reading them again has a bar of its own."""
+        what = "reading the answers of earlier processes again"
+        self._replay = self._terminal.progress(what, requests)
+        self._replay.__enter__()
 
     def report(self, stage: Stage) -> None:
         """A request was taken; what the ledger had counts as done before, not as speed."""
         replaying = self._tally.replayed >= self._tally.answered + self._tally.unanswered
         if replaying and self._bar is None:
+            if self._replay is not None:
+                self._replay.advance(1, f"{stage.kept:,} kept")
             return
         if self._bar is None:
             self.begin(stage)
@@ -51,10 +60,16 @@ class Progress:
     def close(self, stage: Stage) -> None:
         """The stage is over, done or not."""
         self.log(stage)
+        self._end_of_replay()
         if self._bar is not None:
             self._bar.__exit__()
             self._bar = None
         self._kept_before = None
+
+    def _end_of_replay(self) -> None:
+        if self._replay is not None:
+            self._replay.__exit__()
+            self._replay = None
 
     def log(self, stage: Stage) -> None:
         """The numbers so far to W&B."""
@@ -75,6 +90,7 @@ class Progress:
 
     def begin(self, stage: Stage) -> None:
         """The first request of this process goes out: the bar starts where earlier processes ended."""
+        self._end_of_replay()
         self._started = time.monotonic()
         self._kept_before = 0 if self._tally.replayed == 0 else min(stage.kept, stage.target)
         what = "generating" if stage.prefix == "task" else "answering"

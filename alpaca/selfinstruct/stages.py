@@ -7,8 +7,8 @@ data set depends on the answers and on nothing else: not on concurrency, time or
 
 import math
 import random
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from alpaca.config import GenerationConfig
 from alpaca.data.rows import Row, normalise
@@ -19,6 +19,8 @@ from alpaca.selfinstruct.judging import KEPT, Judge, Judged
 from alpaca.selfinstruct.parsing import Parsed, parse_answer, parse_list
 from alpaca.selfinstruct.parsing_json import parse_json
 from alpaca.selfinstruct.seeds import short_enough
+
+Known = Sequence[Mapping[str, Any]]
 
 
 class Stage(Protocol):
@@ -51,8 +53,11 @@ class Stage(Protocol):
         """Request k; the same whenever it is formed."""
         ...
 
-    def take(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
-        """The candidates in the answers to request k, judged; requests are taken in order, lost ones with none."""
+    def take(self, k: int, answers: Sequence[Answer], known: Known = ()) -> list[Judged]:
+        """The candidates in the answers to request k, judged; requests are taken in order, lost ones with none.
+
+        `known` are their lines of `tasks.jsonl`, as far as an earlier process wrote them.
+        """
         ...
 
     def take_again(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
@@ -106,13 +111,14 @@ class TaskStage:
             filled.prompt or "", name, self._examples(k), filled.tasks_per_request or 0, self._sampling, seed
         )
 
-    def take(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
+    def take(self, k: int, answers: Sequence[Answer], known: Known = ()) -> list[Judged]:
         """Judge every candidate of the answers, keep the good ones."""
         assert k == len(self._kept_after), "answers are taken in the order of requests"
-        judged = []
+        judged: list[Judged] = []
         for number, answer in enumerate(answers):
             for parsed in self._parsed(answer):
-                verdict = self._judge.task(parsed, number)
+                line = known[len(judged)] if len(judged) < len(known) else None
+                verdict = self._judge.task(parsed, number, line)
                 if self._filled.mode == "evolve":
                     parent, operation = self._evolution(k)
                     verdict.facts.update({"operation": operation, "evolved_from": parent.instruction})
@@ -214,7 +220,7 @@ class AnswerStage:
         name = f"{self.prefix}-{k:06d}"
         return prompts.answer(name, self._given[k], self.choices, self._sampling, seed, self._filled.api or "")
 
-    def take(self, k: int, answers: Sequence[Answer]) -> list[Judged]:
+    def take(self, k: int, answers: Sequence[Answer], known: Known = ()) -> list[Judged]:
         """Judge the answers to row k."""
         assert k == len(self.outputs), "answers are taken in the order of requests"
         self.outputs.append([])

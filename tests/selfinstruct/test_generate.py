@@ -337,6 +337,7 @@ def test_a_finished_data_set_that_is_missing_cut_or_changed_is_made_again_from_t
         again = alpaca_generate(whole.folder, *asking(server))
         assert again.status == 0, again.err
         assert "it is made again" in again.out
+        assert "reading the answers of earlier processes again" in again.out
         assert file.read_bytes() == before
     assert len(server.requests) == asked
     assert any(json.loads(each.read_text()) == rows[:-1] for each in whole.directory.glob("dataset-changed-*.json")

@@ -207,6 +207,25 @@ def test_a_damaged_line_is_named(tmp_path: Path):
         generate(tmp_path)
 
 
+def test_a_replay_takes_what_novelty_found_from_the_ledger_unless_it_contradicts_itself(tmp_path: Path):
+    generate(tmp_path)
+    file = tmp_path / "tasks.jsonl"
+    judged = lines(file)
+    number = next(k for k, line in enumerate(judged) if line["verdict"] == KEPT and 0 < line["similarity"] < 0.5)
+
+    def replayed(**changed: Any) -> list[float]:
+        told = [*judged[:number], judged[number] | changed, *judged[number + 1 :]]
+        file.write_text("".join(json.dumps(line) + "\n" for line in told))
+        _, pipeline = generate(tmp_path, engine=MemoryEngine(lose=frozenset({"all of them"})))
+        return [similarity for similarity, _ in pipeline.tally.similarities]
+
+    found = [line["similarity"] for line in judged if "similarity" in line]
+    assert replayed() == found
+    assert 0.1234 in replayed(similarity=0.1234)
+    with pytest.raises(UserError, match="were judged by other rules"):
+        replayed(verdict="too similar")
+
+
 def test_a_foreign_line_among_the_candidates_is_named(tmp_path: Path):
     generate(tmp_path)
     with (tmp_path / "tasks.jsonl").open("a") as file:
