@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alpaca.errors import RunFailed, UserError
 from alpaca.exporting import gguf as converter
 from alpaca.exporting import hub
-from alpaca.exporting.card import model_card
 from alpaca.modeling.base import DTYPES
+from alpaca.modeling.card import exported_usage, model_card
 from alpaca.modeling.chat_template import chat_template, differing_prompt
 from alpaca.modeling.finished import MODEL, PROBE, Record, read_record, read_template
 from alpaca.modeling.merged import load_merged
@@ -122,7 +122,9 @@ def _write(record: Record, folder: Path, dtype: torch.dtype, max_shard_size: str
     shutil.copyfile(record.directory / MODEL / "template.json", folder / "template.json")
     for file in folder.glob("*.safetensors"):
         file.chmod(0o666 & ~_umask())  # safetensors makes files that their owner alone can read
-    (folder / "README.md").write_text(model_card(record, template, dtype), encoding="utf-8")
+    form = f"Merged, stored as {str(dtype).removeprefix('torch.')}."
+    card = model_card(record, template, form=form, usage=exported_usage(template))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     if given := differing_prompt(template, tokenizer):
         print(f"warning: this tokenizer cannot be asked as training did by a chat template; it gives {given!r}")
 

@@ -96,6 +96,7 @@ def _save_adapter(
         settings = model.peft_config["default"]
         settings.base_model_name_or_path, settings.revision = base
     model.save_pretrained(beside, **given)
+    (beside / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own comes when its scores are known
     _check_adapter(beside / "adapter_model.safetensors", initial)
     if initial is not None:
         rewrite_as_lora(beside, initial)

@@ -23,6 +23,8 @@ from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, left_out, trained_parameters
 from alpaca.modeling.base import load_tokenizer, starting_point
+from alpaca.modeling.card import saved_card
+from alpaca.modeling.finished import MODEL, PROBE, Record, stored_dtype
 from alpaca.modeling.identity import public_name, recorded
 from alpaca.modeling.quiet import quiet_libraries
 from alpaca.modeling.tokenizer import other_end_warning
@@ -125,6 +127,9 @@ def run(
         if world.is_main:
             with beats.while_working("loading the saved model again"):
                 check_reload(config, directory.path, prepared.facts, model, compute.device, terminal)
+                stored = stored_dtype(directory.path / PROBE)
+                record = Record(directory.path, config, summary, prepared.facts, {}, stored)
+                write_text(directory.path / MODEL / "README.md", saved_card(record, prepared.template, tokenizer))
         directory.finish(FINISHED, summary)
         if config.train.keep_checkpoints == 0:
             Checkpoints(directory.path / "checkpoints", world, compute.device).remove_all()

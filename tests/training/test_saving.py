@@ -1,11 +1,14 @@
 """The result loads with plain transformers or peft in a fresh process and gives the logits the run ended with."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import Outcome, alpaca_run
 
 RELOAD = """
@@ -39,6 +42,29 @@ def test_the_saved_model_gives_the_runs_logits_in_a_fresh_process(request: pytes
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("difference")[1].split()[0]) < 1e-5
     assert "### Response:" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_card_in_the_result_is_the_runs_own_and_its_code_works(request: pytest.FixtureRequest, kind: str):
+    outcome: Outcome = request.getfixturevalue("finished" if kind == "full" else "finished_lora")
+    card = (outcome.directory / "model" / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["library_name"] == ("transformers" if kind == "full" else "peft")
+    data = json.loads((outcome.directory / "data.json").read_text())
+    scores = f"| {outcome.summary['eval/loss_before']:.4f} | {outcome.summary['eval/loss']:.4f} |"
+    for part in (
+        scores,
+        data["lineage"]["data"][0]["content_hash"],
+        "template `alpaca`",
+        "licence of",
+        "More Information",
+    ):
+        assert (part in card) == (part != "More Information")
+    code = card.split("```python\n")[1].split("```")[0]
+    shown = io.StringIO()
+    with contextlib.chdir(outcome.directory / "model"), contextlib.redirect_stdout(shown):
+        exec(compile(code.replace("max_new_tokens=256", "max_new_tokens=2"), "card", "exec"), {})
+    assert shown.getvalue()
 
 
 def test_the_template_lies_beside_the_weights(finished: Outcome):
