@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,17 @@ def alpaca_command(folder: Path, *overrides: str, environment: dict[str, str] | 
 def command_environment(**extra: str) -> dict[str, str]:
     """The environment of a command: this checkout's `alpaca`, and what a test adds."""
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), **extra}
+
+
+def eventually(
+    holds: Callable[[], Any], why: str, process: subprocess.Popen | None = None, timeout_s: float = 240
+) -> None:
+    """Wait until `holds`; it fails with `why` at the deadline, or when the process that should bring it about ends."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, why
+        assert process is None or process.poll() is None, f"{why}: the process has ended"
+        time.sleep(0.02)
 
 
 def some_rows(count: int) -> list[dict[str, str]]:

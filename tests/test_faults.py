@@ -79,8 +79,10 @@ def test_ranks_die_with_a_launcher_that_is_killed_while_they_start(wait_s: float
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     ranks: list[psutil.Process] = []
+    end = time.monotonic() + 120
     while len(ranks) < 2:
         assert launcher.poll() is None
+        assert time.monotonic() < end, "no two ranks"
         time.sleep(0.01)
         ranks = [each for each in psutil.Process(launcher.pid).children(recursive=True) if is_rank(each)]
     time.sleep(wait_s)

@@ -5,12 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment
+from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, eventually
 
 from alpaca.errors import UserError
 from alpaca.jobs import Jobs, share
@@ -74,9 +73,9 @@ def test_a_signal_ends_the_jobs_and_starts_no_other(workplace: Path):
         [sys.executable, "-m", "alpaca.run", "-m", *slow], cwd=workplace, env=command_environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    while len(list(workplace.glob("outputs/sweeps/run/*/metrics.jsonl"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
+    eventually(
+        lambda: len(list(workplace.glob("outputs/sweeps/run/*/metrics.jsonl"))) == 2, "two jobs do not train", process
+    )
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said

@@ -1,4 +1,4 @@
-"""Python 3.14, on which Hydra 1.3 does not start, is refused in one line: by the package, by pip and by the Makefile."""
+"""Python 3.14, on which Hydra 1.3 does not start, is refused in one line by package, pip and Makefile."""
 
 import configparser
 import shutil

@@ -8,11 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, some_rows
+from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, eventually, some_rows
 from omegaconf import OmegaConf
 
 from alpaca.tracking.report import next_lines
@@ -238,9 +237,7 @@ def test_a_sweep_file_runs_its_grid_without_m_and_survives_a_job_that_fails(work
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
-    while not condition():
-        assert process.poll() is None, "the command ended before it could be interrupted"
-        time.sleep(0.05)
+    eventually(condition, "the command could not be interrupted", process)
 
 
 def test_ctrl_c_ends_a_run_as_interrupted_and_leaves_no_model(workplace: Path):

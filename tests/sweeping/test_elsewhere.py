@@ -4,12 +4,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import SMALL, alpaca_command, alpaca_run, command_environment
+from commands import SMALL, alpaca_command, alpaca_run, command_environment, eventually
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
@@ -55,18 +54,14 @@ def test_who_does_not_wait_for_the_launcher_is_told_the_command_for_the_report(w
         [sys.executable, "-m", "alpaca.run", *LOCAL, "train.seed=0,1"], cwd=workplace, env=command_environment(),
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    while len(found := list(workplace.glob(f"{PLACE}/train.seed*/config.yaml"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
+    eventually(lambda: len(list(workplace.glob(f"{PLACE}/train.seed*/config.yaml"))) == 2, "no two jobs", process)
+    found = list(workplace.glob(f"{PLACE}/train.seed*/config.yaml"))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 130
     last = said.splitlines()[-1]
     assert last.endswith(f"for the report afterwards: python -m alpaca.compare {PLACE}")
-    for _ in range(600):
-        if all((file.parent / "summary.json").exists() for file in found):
-            break
-        time.sleep(0.1)
+    eventually(lambda: all((file.parent / "summary.json").exists() for file in found), "the jobs do not end")
     done = subprocess.run(
         [sys.executable, *last.rpartition(": python ")[2].split()], cwd=workplace, env=command_environment(),
         check=False, capture_output=True, text=True,

@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import SMALL, command_environment
+from commands import SMALL, command_environment, eventually
 
 from alpaca.jobs import Jobs
 
@@ -41,13 +40,6 @@ with jobs.forwarding():
     except KeyboardInterrupt:
         print("interrupted", jobs.ended)
 """
-
-
-def eventually(holds: Callable[[], object], why: str, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, why
-        time.sleep(0.02)
 
 
 def alone(process: subprocess.Popen, number: int) -> None:
@@ -176,8 +168,7 @@ def test_a_process_without_our_handlers_hands_an_interrupt_on_too(tmp_path: Path
         f"pathlib.Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(600)"
     )
     jobs.start(0, [sys.executable, "-c", program], tmp_path, 1, None)
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.02)
+    eventually((tmp_path / "ready").exists, "the job does not begin")
     interrupted = iter([KeyboardInterrupt])
 
     def sleep(seconds: float) -> None:
@@ -197,11 +188,8 @@ def test_an_interrupted_sweep_saves_the_run_under_way_and_starts_no_other(workpl
         [sys.executable, "-m", "alpaca.run", "-m", *long], cwd=workplace, env=command_environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0,
     )  # fmt: skip
-    found: list[Path] = []
-    while not any("train/loss" in file.read_text() for file in found):
-        assert process.poll() is None
-        time.sleep(0.05)
-        found = list(workplace.glob("outputs/sweeps/run/*/metrics.jsonl"))
+    logs = "outputs/sweeps/run/*/metrics.jsonl"
+    eventually(lambda: any("train/loss" in file.read_text() for file in workplace.glob(logs)), "no step", process)
     sent(process, signal.SIGINT)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 130, said

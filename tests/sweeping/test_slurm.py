@@ -3,12 +3,11 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import SMALL, alpaca_command, command_environment
+from commands import SMALL, alpaca_command, command_environment, eventually
 from slurm_cluster import cluster, missing
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -55,13 +54,6 @@ def of_slurm(slurm: dict[str, str], *command: str) -> str:
     return subprocess.run(
         command, env=command_environment(**slurm), capture_output=True, text=True, check=True, timeout=60
     ).stdout
-
-
-def eventually(holds: Callable[[], object], why: str, timeout_s: float = 200) -> None:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, why
-        time.sleep(0.2)
 
 
 def steps(workplace: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Outcome, alpaca_command, command_environment
+from commands import Outcome, alpaca_command, command_environment, eventually
 
 COMMAND = ("sweep=smoke", "tracker=disabled")
 PLACE = "outputs/sweeps/smoke"
@@ -63,8 +63,10 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_table(smok
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     pids: list[int] = []
+    end = time.monotonic() + 240
     while not pids:
         assert process.poll() is None
+        assert time.monotonic() < end, "no job trains while another is done"
         time.sleep(0.02)
         training = [
             file.parent for file in (tmp_path / PLACE).glob("*/metrics.jsonl") if "train/loss" in file.read_text()
@@ -77,8 +79,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_table(smok
         os.kill(pid, signal.SIGKILL)
     process.wait(timeout=240)
     assert 0 < len(table(tmp_path)) < 6
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        time.sleep(0.05)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the jobs stay")
     again = alpaca_command(tmp_path, *COMMAND)
     assert again.status == 1, again.err
     assert table(tmp_path) == table(smoke.folder)
@@ -92,11 +93,9 @@ def test_a_sweep_that_is_killed_takes_its_jobs_along(tmp_path: Path):
         [sys.executable, "-m", "alpaca.run", *long], cwd=tmp_path, env=command_environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    while not (found := list(tmp_path.glob("outputs/sweeps/run/*/metrics.jsonl"))) or "train/loss" not in (
-        found[0].read_text()
-    ):
-        assert process.poll() is None
-        time.sleep(0.05)
+    logs = "outputs/sweeps/run/*/metrics.jsonl"
+    eventually(lambda: any("train/loss" in file.read_text() for file in tmp_path.glob(logs)), "no step", process)
+    found = list(tmp_path.glob(logs))
     process.kill()
     process.wait(timeout=240)
     pid = int((found[0].parent / ".lock").read_text().split()[1])

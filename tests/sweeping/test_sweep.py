@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import wandb
 import yaml
-from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, some_rows
+from commands import SMALL, Outcome, alpaca_command, alpaca_run, command_environment, eventually, some_rows
 from wandb_files import items, records_of
 
 BY_NAME = ("base", "train.max_steps=3", "train.epochs=60")
@@ -59,12 +58,11 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def kill_when_it_trains(folder: Path, process: subprocess.Popen) -> None:
-    while not (found := list(place(folder).glob("train.epochs=60-*/metrics.jsonl"))) or "train/loss" not in (
-        found[0].read_text()
-    ):
-        assert process.poll() is None, "the sweep ended before a job could be killed"
-        time.sleep(0.02)
-    pid = int((found[0].parent / ".lock").read_text().split()[1])
+    def logs() -> list[Path]:
+        return [file for file in place(folder).glob("train.epochs=60-*/metrics.jsonl") if "loss" in file.read_text()]
+
+    eventually(logs, "the sweep ended before a job could be killed", process)
+    pid = int((logs()[0].parent / ".lock").read_text().split()[1])
     os.kill(pid, signal.SIGKILL)
 
 
