@@ -13,7 +13,7 @@ from alpaca.config import ModelConfig
 from alpaca.errors import UserError
 from alpaca.modeling.embedded import converted_folder
 from alpaca.modeling.identity import adapter_refusal, on_hub, pinned, refuse_adapter
-from alpaca.modeling.quantised import made_exact, quantise
+from alpaca.modeling.quantised import for_model, made_exact, quantise
 from alpaca.modeling.tokenizer import tokenizer_of
 from alpaca.signature import RANDOM
 
@@ -78,7 +78,9 @@ def load_model(
                 revision=config.revision,
                 dtype=dtype,
                 use_safetensors=True,
-                quantization_config=quantisation,
+                quantization_config=for_model(
+                    quantisation, AutoConfig.from_pretrained(weights, revision=config.revision)
+                ),
                 device_map={"": device},
             )
         else:

@@ -84,11 +84,19 @@ def quantise(model: Any, settings: Any) -> None:
     model.config.quantization_config = settings
 
 
-def not_quantised(model: Any) -> list[str]:
-    """Full names of linear layers that must stay whole: the output projection, and those that are not just called."""
+def for_model(settings: Any, config: Any) -> Any:
+    """`settings` for the model of a transformers `config`: linear layers that are not just called stay whole."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
     head, modules = model.get_output_embeddings(), dict(model.named_modules())
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    return [name for name in linear if modules[name] is head or not is_plain(modules, name)]
+    whole = [name for name in linear if modules[name] is not head and not is_plain(modules, name)]
+    if whole:
+        heads = [name for name in linear if modules[name] is head]
+        settings.llm_int8_skip_modules = whole + heads  # bitsandbytes' name for both kinds
+    return settings
 
 
 def made_exact(model: Any) -> None:

@@ -78,7 +78,7 @@ def text_part(model: Any) -> nn.Module:
 @torch.no_grad()
 def _is_linear(module: nn.Linear) -> bool:
     """Whether a subclass of a model's own still gives x W^T + b."""
-    if not type(module).__module__.startswith(MODELS) or module.weight.is_meta:
+    if not type(module).__module__.startswith(MODELS):
         return True
     x = torch.randn(2, module.in_features, dtype=module.weight.dtype, device=module.weight.device)
     try:
@@ -86,7 +86,9 @@ def _is_linear(module: nn.Linear) -> bool:
     except (RuntimeError, ValueError, TypeError, IndexError):
         return False
     expected = nn.functional.linear(x, module.weight, module.bias)
-    return isinstance(result, torch.Tensor) and result.shape == expected.shape and torch.allclose(result, expected)
+    if not isinstance(result, torch.Tensor) or result.shape != expected.shape:
+        return False
+    return result.is_meta or torch.allclose(result, expected)
 
 
 def _is_read_directly(owner: nn.Module, name: str) -> bool:

@@ -23,6 +23,7 @@ from alpaca.evaluation.text_metrics import never_stops
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import FULL, left_out, trained_parameters
 from alpaca.modeling.base import load_tokenizer, starting_point
+from alpaca.modeling.base_checks import base_settings, refuse_quantised, refuse_unknown_tokens
 from alpaca.modeling.card import saved_card
 from alpaca.modeling.finished import MODEL, PROBE, Record, stored_dtype
 from alpaca.modeling.identity import public_name, recorded
@@ -80,8 +81,12 @@ def run(
         if not world.is_main:
             world.barrier()  # rank 0 fills the caches of model and tokens, the others read them
         config = replace(config, model=starting_point(config.model))
+        settings = base_settings(config.model)
+        refuse_quantised(config.model, settings)
         tokenizer = load_tokenizer(config.model)
         prepared = prepare(config, tokenizer, terminal)
+        rows = [prepared.train, *([prepared.held_out.examples] if prepared.held_out else [])]
+        refuse_unknown_tokens(config.model, settings, tokenizer, [part.tokens for part in rows])
         prepared.facts["lineage"]["model"] |= recorded(config.model)
         directory.write_json("data.json", prepared.facts)
         needs = at_the_start(config, prepared.train, devices=world.size, nodes=world.size // world.local_size)

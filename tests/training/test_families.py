@@ -1,0 +1,114 @@
+"""Models that are not built like Llama are trained, or get what they can have, and nothing that helps ends a run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import CPU, FP32, FULL, LORA, build, family, shipped, some_examples
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+from alpaca.errors import UserError
+from alpaca.modeling.adapters import left_out, trained_parameters
+from alpaca.modeling.quantised import for_model, made_exact, quantisation, quantise
+from alpaca.modeling.targets import linear_layers
+from alpaca.training.batches import Layout, label_tensors, model_inputs
+from alpaca.training.flops import counted
+from alpaca.training.loss import supervised_loss
+from alpaca.training.self_check import exact_layout
+
+MAMBA = family("mamba", state_size=8)
+LLAMA4 = family("llama4_text", num_local_experts=2, intermediate_size_mlp=48)
+MIXTRAL = family("mixtral", num_local_experts=4, num_experts_per_tok=2)
+TEXT = {key: value for key, value in family("x").items() if key != "model_type"}
+EYE = {"hidden_size": 32, "image_size": 28, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": {**TEXT, "sliding_window": 1024},
+    "vision_config": {**EYE, "patch_size": 14},
+}
+FAMILIES = {
+    "gemma3": GEMMA3,
+    "gemma4_text": family("gemma4_text", sliding_window=1024),
+    "mamba": MAMBA,
+    "llama4_text": LLAMA4,
+    "mixtral": MIXTRAL,
+    "recurrent_gemma": family("recurrent_gemma", lru_width=32, attention_window_size=1024),
+    "xlstm": family("xlstm", num_heads=4),
+    "minimax": family("minimax", num_local_experts=2, num_experts_per_tok=1),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_unusual_families_are_exact_in_some_layout_and_their_operations_are_counted_or_left_out(name: str):
+    examples = some_examples(4, longest=120)
+    for adapter in (FULL, LORA):
+        model = build(FAMILIES[name], adapter, implementation="sdpa")
+        layout, found, _ = exact_layout(model, examples, Layout(2048, packed=False), FP32)
+        assert found.holds("fp32")
+        batch = layout.lay_out(examples, [0])
+        summed = supervised_loss(model, model_inputs(batch, CPU), *label_tensors(batch, CPU))
+        assert torch.isfinite(summed)
+        assert counted(model).training_step(batch) > 0
+
+
+def test_a_config_that_no_counter_knows_costs_the_count_alone():
+    assert counted(torch.nn.Linear(2, 2)) is None
+
+
+def test_of_a_model_that_sees_only_the_part_for_text_is_trained():
+    full = build(GEMMA3, FULL, implementation="sdpa")
+    for name, parameter in full.named_parameters():
+        assert parameter.requires_grad is not ("vision" in name or "projector" in name), name
+    trained, total = trained_parameters(full)
+    assert trained < total
+    assert not [name for name in linear_layers(build(GEMMA3, FULL)) if "vision" in name]
+
+
+def test_layers_that_lora_cannot_reach_get_none_and_are_named_with_their_share():
+    mamba = build(MAMBA, LORA, implementation="eager")
+    assert {name.rpartition(".")[2] for name in linear_layers(build(MAMBA))} == {"in_proj"}
+    assert "mixer.out_proj" in left_out(mamba)
+    assert "router" not in {name.rpartition(".")[2] for name in linear_layers(build(LLAMA4))}
+    assert left_out(build(shipped("tiny"), LORA)) is None
+    sentence = left_out(build(MIXTRAL, LORA))
+    assert sentence.startswith("75% of the layers' weights get no LoRA: experts.gate_up_proj, experts.down_proj")
+    assert "adapter.targets=[all,experts]" in sentence
+
+
+def test_experts_are_trained_where_that_is_asked_for():
+    model = build(MIXTRAL, replace(LORA, targets=["all", "experts"]))
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("experts" in name and "lora_B" in name for name in names)
+    assert left_out(model) is None or "experts" not in left_out(model)
+    layout, _, reasons = exact_layout(model, some_examples(), Layout(2048, share_prefix=True), FP32)
+    assert (layout.in_words, reasons) == ("packed rows with shared prefixes", [])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "reason"),
+    [
+        (shipped("tiny"), {}, "LlamaForCausalLM has no experts kept as one tensor"),
+        (MIXTRAL, {"dropout": 0.1}, r"adapter.dropout=0.1: .*set adapter.dropout=0.0"),
+        (MIXTRAL, {"use_dora": True}, r"adapter.use_dora=True: .*set adapter.use_dora=false"),
+    ],
+    ids=["no experts", "dropout", "dora"],
+)
+def test_experts_that_cannot_be_trained_are_refused_in_one_line(architecture: dict, changes: dict, reason: str):
+    with pytest.raises(UserError, match=rf"adapter.targets=\[experts\].*{reason}"):
+        build(architecture, replace(LORA, targets=["all", "experts"], **changes))
+
+
+@pytest.mark.parametrize("architecture", [MAMBA, LLAMA4], ids=lambda one: one["model_type"])
+def test_layers_that_are_not_just_called_stay_whole_in_a_quantised_base(architecture: dict):
+    qlora = replace(LORA, bits=4, name="qlora")
+    settings = quantisation(qlora, torch.float32)
+    sizes = dict(architecture)
+    config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+    skipped = for_model(settings, config).llm_int8_skip_modules
+    whole = {name.rpartition(".")[2] for name in skipped}
+    assert whole >= {"lm_head", "router" if architecture is LLAMA4 else "x_proj"}
+    model = AutoModelForCausalLM.from_config(config)
+    quantise(model, settings)
+    made_exact(model)
+    assert torch.isfinite(model(input_ids=torch.arange(5)[None]).logits).all()
+    assert isinstance(settings, BitsAndBytesConfig)
