@@ -115,7 +115,7 @@ class TrainConfig:
     packing: str = setting(
         "on",
         NOTHING,
-        "on: a micro-batch is one flat sequence without padding; off: padded rows, for models that need it.",
+        "on: a micro-batch is one flat sequence without padding where that is exact; off: padded rows.",
         choices=("on", "off"),
     )
     share_prefix: str = setting(
@@ -134,7 +134,7 @@ class TrainConfig:
     self_check: bool = setting(
         True,
         NOTHING,
-        "Before training, compare the micro-batch with its examples one at a time; refuse if they differ.",
+        "Before training, compare the micro-batch with its examples one at a time; if they differ, take a slower layout.",
     )
     max_grad_norm: float | None = setting(
         1.0, TRAINING, "Clip the gradient to this norm; null does not clip. It", above=0

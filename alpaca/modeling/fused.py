@@ -240,6 +240,13 @@ def fuse_layers(model: Any) -> int:
     return fused
 
 
+def unfuse(model: nn.Module) -> None:
+    """Every module of `model` runs transformers' own code from here on."""
+    for module in model.modules():
+        if isinstance(module.__dict__.get("forward"), _FusedNorm | _FusedMlp | _FusedLora):
+            del module.forward
+
+
 @contextlib.contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
     """Meanwhile every module of `model` runs transformers' own code."""

@@ -25,6 +25,7 @@ from alpaca.signature import GENERATED, HUB_PREFIX, RANDOM
 LIST = Path(__file__).with_name("datasets.yaml")
 STANDARD = "hub:tatsu-lab/alpaca"  # its lengths stand in where none are known
 CHARACTERS_PER_TOKEN = 4.2  # English instruction data under vocabularies of 32,000 to 152,000: 3.9 to 4.6
+USUAL = "gpt2"  # family of tokenizers that stands in for an unknown one
 DRAWN = 8192  # lengths drawn where only their distribution is known
 
 
@@ -192,9 +193,9 @@ def _assumed(config: Config, rows: int, facts: dict[str, Any], words: str) -> Co
     if source.with_input != "any":
         share = facts["with_input"] if source.with_input == "only" else 1 - facts["with_input"]
         left = round(left * share)
-    vocabulary = _vocabulary(config)
-    mean = facts["tokens"].get(vocabulary, facts["tokens"]["other"])
-    median = facts["median"].get(vocabulary, facts["median"]["other"])
+    family = tokenizer_family(config)
+    whose = _known()["families"][family or USUAL]["words"]
+    mean, median = (_of_family(facts[what], what, family or USUAL) for what in ("tokens", "median"))
     spread = math.sqrt(2 * math.log(mean / median))
     places = (np.arange(DRAWN) + 0.5) / DRAWN
     drawn = np.exp(math.log(median) + spread * _normal_quantiles(places))
@@ -213,7 +214,7 @@ def _assumed(config: Config, rows: int, facts: dict[str, Any], words: str) -> Co
         np.asarray(labels, dtype=np.int64)[order],
         opening,
         False,
-        words + note,
+        f"{words}, {whose} tokenizer{'' if family else ' (assumed)'}{note}",
     )
 
 
@@ -234,11 +235,30 @@ def _opening_of_alpaca() -> int:
     return 25
 
 
-def _vocabulary(config: Config) -> int:
+def tokenizer_family(config: Config) -> str | None:
+    """Name in `datasets.yaml` of the family that the model's tokenizer is of, None for one that is not known there.
+
+    By the kind of model and the range its vocabulary lies in: added special tokens and padded rows change no count.
+    """
     try:
-        return int(sizes_of(config.model).get("vocab_size", 0))
+        sizes = sizes_of(config.model)
     except UserError:
-        return 0
+        return None
+    kind, vocabulary = str(sizes.get("model_type", "")), int(sizes.get("vocab_size") or 0)
+    for name, family in _known()["families"].items():
+        least, most = family["vocabulary"]
+        if kind.startswith(tuple(family["types"])) and least <= vocabulary <= most:
+            return str(name)
+    return None
+
+
+def _of_family(values: dict[str, float], what: str, family: str) -> float:
+    """A mean or median by the family's tokenizer, scaled from another one's as on the original Alpaca rows."""
+    if family in values:
+        return values[family]
+    known = next(iter(values))
+    standard = _known()[STANDARD][what]
+    return values[known] * float(standard[family]) / float(standard[known])
 
 
 def _normal_quantiles(shares: np.ndarray) -> np.ndarray:

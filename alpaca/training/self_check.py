@@ -4,7 +4,7 @@ On a few short rows of the run, in its own precision, dropout off: loss and grad
 out together are compared with those of each row alone, run as anyone else would run the model: ordinary
 attention, logits of every position, nothing of ours in between. And other tokens in one row must leave
 the losses of the others as they are. Where this fails the next slower layout is tried: no shared prefixes,
-padded rows, one row at a time. A run for which none is exact does not train.
+padded rows, one row at a time, and both without fused layers. A run for which none is exact does not train.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ from alpaca.data.encoding import Examples
 from alpaca.data.microbatch import MicroBatch
 from alpaca.errors import RunFailed
 from alpaca.modeling.attention import plain_attention, use_own_attention
+from alpaca.modeling.fused import unfuse
 from alpaca.modeling.layers import without_dropout
 from alpaca.training.batches import Layout, label_tensors, model_inputs
 from alpaca.training.guards import is_out_of_memory
@@ -103,14 +104,20 @@ def exact_layout(
     parameters = _compared(model)
     expected = _reference(model, examples, chosen, compute, parameters)
     reasons: list[str] = []
-    for candidate in _slower(layout):
+    slower = _slower(layout)
+    plainest = [candidate for candidate in slower if not candidate.packed]
+    for number, candidate in enumerate(slower + plainest):
+        words = candidate.in_words
         if not candidate.packed:
             use_own_attention(model)
+        if number >= len(slower):
+            unfuse(model)
+            words += " through transformers' own layers"
         found = _compare(model, examples, chosen, candidate, compute, world, parameters, expected)
         misses = torch.tensor([float(not found.holds(compute.precision))], dtype=torch.float64)
         if not world.sum(misses).any():
             return candidate, found, reasons
-        reasons.append(f"{candidate.in_words}: {found.difference(compute.precision)}")
+        reasons.append(f"{words}: {found.difference(compute.precision)}")
     lower = "set train.precision=fp32, or " if compute.precision != "fp32" else ""
     raise RunFailed(
         f"self-check: {len(chosen)} rows of this model do not give the numbers of the same rows one at a time, "
