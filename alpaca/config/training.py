@@ -134,7 +134,7 @@ class TrainConfig:
     self_check: bool = setting(
         True,
         NOTHING,
-        "Before training, compare the micro-batch with its examples one at a time; if they differ, take a slower layout.",
+        "Before training, compare the micro-batch with its examples one by one; if they differ, take a slower layout.",
     )
     max_grad_norm: float | None = setting(
         1.0, TRAINING, "Clip the gradient to this norm; null does not clip. It", above=0
