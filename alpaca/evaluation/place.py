@@ -13,7 +13,7 @@ from typing import Any
 from alpaca.errors import UserError
 from alpaca.evaluation.scores import DIRECTIONS, Scores
 from alpaca.tracking.folders import EVALUATION, LOCK, RUN, refuse_foreign
-from alpaca.tracking.lock import HeldError, hold
+from alpaca.tracking.lock import HeldError, hold, is_held
 from alpaca.tracking.run_directory import read_json, read_jsonl, write_json_file, write_jsonl_file
 
 SUMMARY, HISTORY, PREDICTIONS, TARGET = "summary.json", "evaluations.jsonl", "predictions.jsonl", "evaluation.json"
@@ -92,7 +92,9 @@ def stopped(folder: Path, target: Path) -> Path | None:
         (
             place
             for place in places
-            if read_json(place / TARGET).get("target") == str(target.absolute()) and not (place / HISTORY).exists()
+            if read_json(place / TARGET).get("target") == str(target.absolute())
+            and not (place / HISTORY).exists()
+            and not is_held(place / LOCK)
         ),
         None,
     )

@@ -348,6 +348,7 @@ def test_an_evaluation_that_stopped_before_anything_was_kept_goes_on_in_its_fold
     assert stopped(made, tmp_path / "other.json") is None
     again = Place(made / "2-outputs", target=target, is_run=False)
     assert (again.path / "judge" / "judgements.jsonl").read_text() == "{}\n"
+    assert stopped(made, target) == made / "1-outputs", "the other one is under way"
     again.keep("judge", Scores({"eval/judge/win_rate": 50.0}, []), {})
     again.close()
     assert stopped(made, target) == made / "1-outputs"
