@@ -12,6 +12,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "output"),
     "query_value": ("query", "value"),
     "mlp": ("gate", "up", "down"),
+    "experts": (),  # no model that is planned has any; the run refuses it
 }
 
 
