@@ -32,11 +32,12 @@ class Jobs:
     """Runs at most `at_once` jobs at a time and remembers how each ended.
 
     `on_end(number, status)` is called when a job has ended by itself; a status below zero is the signal that killed it.
+    It returns false for a job that is no failure of this process although its status is not 0.
     """
 
     ended: list[int] = field(default_factory=list)
     received: list[int] = field(default_factory=list)  # signals to this process, in order
-    on_end: Callable[[int, int], None] = field(default=lambda number, status: None)
+    on_end: Callable[[int, int], bool] = field(default=lambda number, status: True)
     _running: dict[int, tuple[subprocess.Popen[Any], Path, tuple[str, ...]]] = field(default_factory=dict)
     _asked_to_end: bool = False
     _told: set[int] = field(default_factory=set)  # jobs that a signal was handed on to
@@ -52,15 +53,9 @@ class Jobs:
             UserError: more jobs at once than devices to give them.
             KeyboardInterrupt: a signal, or an interrupted job, asked for the end.
         """
-        visible = visible_devices() if at_once > 1 else []
-        wanted = share(len(visible), at_once, devices)
+        mine = tuple(self.room(at_once, devices))
         with self._patience():
-            while len(self._running) >= at_once or len(free := self._free(visible)) < wanted:
-                self._reap()
-            if self._asked_to_end:
-                raise KeyboardInterrupt
             environment = {name: value for name, value in os.environ.items() if name not in INHERITED_NAMES}
-            mine = tuple(free[:wanted])
             if at_once > 1:
                 environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
             if mine:
@@ -70,6 +65,17 @@ class Jobs:
             if self._asked_to_end:  # a signal came while the process was made
                 self.interrupt()
                 raise KeyboardInterrupt
+
+    def room(self, at_once: int, devices: int | None) -> list[str]:
+        """Wait until one more job may begin; returns the accelerators that it gets. Raises as `start`."""
+        visible = visible_devices() if at_once > 1 else []
+        wanted = share(len(visible), at_once, devices)
+        with self._patience():
+            while len(self._running) >= at_once or len(free := self._free(visible)) < wanted:
+                self._reap()
+            if self._asked_to_end:
+                raise KeyboardInterrupt
+        return free[:wanted]
 
     def _free(self, visible: list[str]) -> list[str]:
         taken = {name for _, _, held in self._running.values() for name in held}
@@ -158,12 +164,13 @@ class Jobs:
             self.ended.append(INTERRUPTED if by_signal else status)
             if self._asked_to_end and self.ended[-1] == INTERRUPTED:
                 continue
-            if self.ended[-1] == INTERRUPTED:
+            if not self.on_end(number, INTERRUPTED if by_signal else status):
+                self.ended[-1] = 0
+            elif self.ended[-1] == INTERRUPTED:
                 print(f"job {number} was interrupted: {folder}", file=sys.stderr, flush=True)
             elif status:
                 how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
                 print(f"job {number} {how}: {folder}", file=sys.stderr, flush=True)
-            self.on_end(number, INTERRUPTED if by_signal else status)
 
 
 def _is_over(process: subprocess.Popen[Any]) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from alpaca.config import Config
 from alpaca.errors import UserError
 from alpaca.jobs import INHERITED_NAMES
+from alpaca.tracking.folders import LOCK
+from alpaca.tracking.lock import is_held
 from alpaca.tracking.run_directory import FAILED, RunDirectory, close_unfinished, status
 from alpaca.tracking.wandb_settings import DISABLED, chosen_mode
 
@@ -23,7 +25,9 @@ def reason(code: int, note: str) -> str:
 
 
 def close(folder: Path, config: Config, settings: dict[str, Any], mark: str, overrides: list[str], error: str) -> None:
-    """See to it that `folder` says that its run failed, in `summary.json` and in W&B."""
+    """See to it that `folder` says that its run failed, in `summary.json` and in W&B, unless a process holds it."""
+    if is_held(folder / LOCK):
+        return
     if status(folder) is None:
         close_unfinished(folder, FAILED, error)
     if status(folder) is None:  # it did not come so far as to write what it is
@@ -32,6 +36,8 @@ def close(folder: Path, config: Config, settings: dict[str, Any], mark: str, ove
         except UserError:
             return  # another process is at it by now, or it cannot be written
         try:
+            if directory.goes_on:
+                return
             directory.write_json("env.json", directory.identity)
             directory.write_settings(config, overrides)
             directory.write_json("summary.json", {"status": FAILED, "signature": mark, "error": error})

@@ -148,9 +148,10 @@ class Elsewhere:
         return set(logs.rglob(f"*{SUBMITTED}")) if logs else set()
 
     def _write(self) -> None:
-        if self._planned or self._baseline:
-            jobs = [job.record() for job in placed(self._planned, self._place)]
-            record.write(self._place, self._name, self._question, jobs, self._baseline)
+        if (self._planned or self._baseline) and (lock := sweep.lock_of(self._place)) is not None:
+            with lock:
+                jobs = [job.record() for job in placed(self._planned, self._place)]
+                record.write(self._place, self._name, self._question, jobs, self._baseline)
 
 
 class _WithoutSbatch(io.TextIOBase):

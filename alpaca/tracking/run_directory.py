@@ -5,6 +5,7 @@ beside and renamed), and `summary.json` comes last: a directory without it, or w
 `finished`, is not a finished run.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from alpaca.tracking.folders import LOCK, RUN, refuse_foreign
 from alpaca.tracking.lock import HeldError, hold
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+IN_USE = "another run is writing here"
 SAMPLES = "samples.jsonl"
 RECORDED_PACKAGES = (
     "torch",
@@ -44,6 +46,10 @@ RECORDED_PACKAGES = (
     "wandb",
     "openai",
 )
+
+
+class InUseError(UserError):
+    """Another process holds the folder, and the run in it is that process's."""
 
 
 class RunDirectory:
@@ -68,9 +74,10 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"output_dir={path}: {error.strerror}; choose a folder that can be written") from error
         except HeldError as holder:
-            raise UserError(
-                f"output_dir={path}: another run is writing here ({holder}); wait for it, or "
-                + ("choose another folder" if extends else "begin a second one with train.resume=never")
+            is_named_by_user = extends or not path.name.endswith(f"-{signature}")
+            raise InUseError(
+                f"output_dir={path}: {IN_USE} ({holder}); wait for it, or "
+                + ("choose another folder" if is_named_by_user else "begin a second one with train.resume=never")
             ) from None
         self.goes_on = (self.path / "config.yaml").exists()
         if self.goes_on:
@@ -222,12 +229,13 @@ def newest_finished(folder: Path) -> str:
 
 
 def close_unfinished(path: Path, how: str, error: str) -> None:
-    """Say in `summary.json` how a run ended whose own process could not."""
-    if (path / "config.yaml").exists() and status(path) is None:
-        mark = read_json(path / "env.json").get("signature")
-        write_text(
-            path / "summary.json", json.dumps({"status": how, "signature": mark, "error": error}, indent=2) + "\n"
-        )
+    """Say in `summary.json` how a run ended whose own process could not; one that a process holds is left to it."""
+    if not (path / "config.yaml").exists():
+        return
+    with contextlib.suppress(OSError, HeldError), hold(path / LOCK, RUN):
+        if status(path) is None:
+            mark = read_json(path / "env.json").get("signature")
+            write_json_file(path / "summary.json", {"status": how, "signature": mark, "error": error})
 
 
 def settings_of(path: Path) -> Config | None:

@@ -275,3 +275,30 @@ def test_a_shipped_sweep_with_other_values_goes_without_its_baseline_and_says_so
         outcome.out
     )
     assert "baseline" not in alpaca_run(workplace, *SMALL, "sweep=lora_rank", "train.seed=0", "sweep.dry_run=true").out
+
+
+@pytest.mark.parametrize("seeds", ["0", pytest.param("0,1,2", marks=pytest.mark.slow)])
+def test_of_two_sweeps_begun_together_each_leaves_the_others_runs_alone(workplace: Path, seeds: str):
+    """Whoever finds a folder locked writes nothing into it; both end well, and the last one writes the report."""
+    command = [sys.executable, "-m", "alpaca.run", "-m", *SMALL, f"train.seed={seeds}", "output_dir=both"]
+    sweeps = [
+        subprocess.Popen(
+            command,
+            cwd=workplace,
+            env=command_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [sweep.communicate(timeout=280)[0] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], said
+    runs = sorted(workplace.glob("both/*/summary.json"))
+    assert len(runs) == len(seeds.split(","))
+    assert all(json.loads(run.read_text())["status"] == "finished" for run in runs), said
+    listed = yaml.safe_load((workplace / "both" / "sweep.yaml").read_text())["jobs"]
+    assert sorted(job["folder"] for job in listed) == [run.parent.name for run in runs]
+    report = (workplace / "both" / "report.md").read_text()
+    assert "failed" not in report
+    assert "interrupted" not in report
