@@ -85,7 +85,29 @@ def keep_json(file: Path, content: Any) -> None:
         descriptor, beside = tempfile.mkstemp(dir=file.parent, prefix=".unfinished-")
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump(content, stream, default=str)
+        give_usual_mode(Path(beside))
         os.replace(beside, file)
     except OSError:
         if beside is not None:
             Path(beside).unlink(missing_ok=True)
+
+
+def give_usual_mode(path: Path) -> None:
+    """Give a file, or a folder with all in it, the permissions the umask leaves, as any file that is just opened has.
+
+    Temporary files and those of safetensors can be read by their owner alone.
+    """
+    mask = umask()
+    for each in (path, *(path.rglob("*") if path.is_dir() else ())):
+        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
+
+
+def umask() -> int:
+    """The process's umask, read where it can be without changing it for a moment: other threads make files too."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

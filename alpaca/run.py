@@ -29,7 +29,7 @@ from alpaca.sweeping import ray_gpus
 from alpaca.sweeping.folder import SweepFolder
 from alpaca.sweeping.launched import Task, own_folders, with_generated_data
 from alpaca.tracking.folders import RUN, SWEEP, refuse_foreign
-from alpaca.tracking.run_directory import FINISHED, status, unfinished
+from alpaca.tracking.run_directory import FINISHED, read_json, status, unfinished
 from alpaca.tracking.wandb_places import IN_SWEEP
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(hydra.runtime.output_dir)
         try:
             refuse_foreign(folder, RUN)  # before data are made and torch is imported
+            if is_finished(config, folder):
+                print(f"this run is finished: {folder}; train it once more with another output_dir=DIR", flush=True)
+                single.append(0)
+                return
             if config.data_source.path == GENERATED:
                 config = with_generated_data(config, started, overrides)
             from alpaca.launch import launch
@@ -86,8 +90,8 @@ def main(argv: list[str] | None = None) -> int:
             if (done := finished_before(config, folder)) is not None:
                 evaluate = f"{paths.python_command()} -m alpaca.evaluate {shlex.quote(str(done))}"
                 print(
-                    f"the same run is finished in {done}; to score it again or otherwise: "
-                    f"{evaluate} 'evaluation=[quick,generate]'",
+                    f"the same run is finished in {done}; this trains it once more, in a new folder. To only score it "
+                    f"again or otherwise: {evaluate} 'evaluation=[quick,generate]'",
                     flush=True,
                 )
             single.append(launch(config, folder, overrides))
@@ -198,6 +202,13 @@ def finished_before(config: Config, folder: Path) -> Path | None:
         return None  # a run that goes on
     found = sorted((Path("outputs") / config.name).glob(f"*-{signature(config)}"))
     return next((each for each in reversed(found) if each != folder and status(each) == FINISHED), None)
+
+
+def is_finished(config: Config, folder: Path) -> bool:
+    """Whether `folder` holds this very run, finished: a script that repeats its command until it succeeds may end."""
+    if status(folder) != FINISHED or config.data_source.path == GENERATED:
+        return False
+    return bool(read_json(folder / "env.json").get("signature") == signature(config))
 
 
 def _checked(composed: DictConfig) -> Config:

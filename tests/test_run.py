@@ -182,8 +182,11 @@ def test_a_run_can_go_where_the_user_says(workplace: Path):
         assert outcome.status == 0, outcome.err
         assert json.loads((workplace / f"my place {number}" / "summary.json").read_text())["status"] == "finished"
         again = alpaca_run(workplace, *bare, "evaluation=none", "train.max_steps=1", f"{key}=my place {number}")
-        assert (again.status, again.err.count("\n")) == (2, 1)
-        assert "already holds a finished run" in again.err
+        assert (again.status, again.err) == (0, "")
+        assert f"this run is finished: {workplace / f'my place {number}'}" in again.out
+        other = alpaca_run(workplace, *bare, "evaluation=none", "train.max_steps=2", f"{key}=my place {number}")
+        assert (other.status, other.err.count("\n")) == (2, 1)
+        assert "already holds a finished run" in other.err
 
 
 def test_paths_with_spaces_equals_signs_and_accents_work_quoted(workplace: Path):

@@ -86,6 +86,7 @@ def _write(file: Path, examples: Examples) -> None:
         descriptor, beside = tempfile.mkstemp(dir=file.parent, prefix=UNFINISHED)
         with os.fdopen(descriptor, "wb") as stream:
             np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8), **arrays)
+        paths.give_usual_mode(Path(beside))
         os.replace(beside, file)
     except OSError:  # the cache only saves time
         if beside is not None:

@@ -19,6 +19,7 @@ from alpaca.modeling.finished import MODEL, PROBE, Record, read_record, read_tem
 from alpaca.modeling.merged import load_merged
 from alpaca.modeling.quiet import quiet_libraries
 from alpaca.modeling.tokenizer import generation_settings
+from alpaca.paths import give_usual_mode
 from alpaca.tracking.folders import LOCK
 from alpaca.tracking.lock import HeldError, hold
 
@@ -120,8 +121,7 @@ def _write(record: Record, folder: Path, dtype: torch.dtype, max_shard_size: str
         raise RunFailed(f"{folder}: the weights could not be written ({reason})") from error
     tokenizer.save_pretrained(folder)
     shutil.copyfile(record.directory / MODEL / "template.json", folder / "template.json")
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o666 & ~_umask())  # safetensors makes files that their owner alone can read
+    give_usual_mode(folder)
     form = f"Merged, stored as {str(dtype).removeprefix('torch.')}."
     card = model_card(record, template, form=form, usage=exported_usage(template))
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -145,12 +145,6 @@ def _compare(record: Record, folder: Path, dtype: torch.dtype) -> None:
             f"the exported model's logits differ from the run's by {difference:.2e}, more than {bound:.2e}; "
             "try --dtype fp32, and check that the base model is the one the run was trained on"
         )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _size(folder: Path) -> int:

@@ -39,7 +39,7 @@ def converted_folder(reference: str) -> Path:
         ) from error
     try:
         _convert(source, unfinished)
-        os.chmod(unfinished, 0o755)
+        paths.give_usual_mode(unfinished)
         os.rename(unfinished, folder)
     except OSError:
         if not folder.is_dir():  # another process may have been faster: its folder is as good

@@ -59,6 +59,8 @@ def combinations(typed: list[str], grid: dict[str, Any], one_at_a_time: list[str
     (products,) = BasicSweeper.split_arguments(overrides, None)
     varied = {_key(part) for part in {part for job in products for part in job} - set(products[0])} - {"output_dir"}
     varied |= set(map(str, grid))  # with one value too: a folder is called the same whatever part of a grid is run
+    if not varied:  # one job, which a report of several seeds should know by its own
+        varied = {_key(part) for part in products[0]} & {"train.seed"}
     base = [BASE] if one_at_a_time else []
     made = [Combination(job, [*base, *_of(job, varied)]) for job in products]
     for entry in one_at_a_time:

@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from alpaca.errors import RunFailed, UserError
+from alpaca.paths import give_usual_mode
 from alpaca.tracking.run_directory import write_text
 from alpaca.training.world import World
 
@@ -173,6 +174,7 @@ class Checkpoints:
 
         def write() -> int:
             save_file({key: each.data.contiguous() for key, each in mine.items()}, str(place / name))
+            give_usual_mode(place / name)
             _flush(place / name)
             slices = {key: [list(each.shape), each.start] for key, each in mine.items()}
             size = (place / name).stat().st_size

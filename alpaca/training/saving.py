@@ -21,6 +21,7 @@ from alpaca.errors import RunFailed
 from alpaca.modeling.attention import plain_attention
 from alpaca.modeling.pissa import rewrite_as_lora
 from alpaca.modeling.tokenizer import generation_settings
+from alpaca.paths import give_usual_mode
 
 TEMPLATE = "template.json"
 UNFINISHED = ".model-unfinished"
@@ -58,6 +59,7 @@ def save_model(
             model.save_pretrained(beside, **given)
         tokenizer.save_pretrained(beside)
         write_json(beside / TEMPLATE, template)
+        give_usual_mode(beside)
         _flush(beside)
         _clear(folder)
         os.replace(beside, folder)
@@ -123,6 +125,7 @@ def keep_drawn_base(model: Any, tokenizer: PreTrainedTokenizerBase, run: Path) -
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        give_usual_mode(folder)
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
         reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
@@ -144,6 +147,7 @@ def save_probe(model: nn.Module, prompt: np.ndarray, file: Path, *, keep: bool =
         return
     try:
         save_file(found, str(file), metadata={"dtype": stored})
+        give_usual_mode(file)
     except Exception as error:
         file.unlink(missing_ok=True)
         raise RunFailed(f"{file}: could not be saved ({error}); free space or choose output_dir=DIR") from error

@@ -3,13 +3,18 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from commands import Outcome, alpaca_run
+from safetensors.torch import save_file
+
+from alpaca.paths import give_usual_mode, umask
 
 RELOAD = """
 import sys, torch
@@ -97,3 +102,22 @@ def test_an_adapter_that_learned_nothing_is_no_result(workplace: Path):
     assert (outcome.status, outcome.summary["status"]) == (1, "failed")
     assert "did not learn" in outcome.err
     assert not (outcome.directory / "model").exists()
+
+
+def test_what_a_run_saves_can_be_read_by_whoever_the_umask_allows(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        (tmp_path / "model" / "base").mkdir(parents=True)
+        save_file({"weight": torch.zeros(1)}, str(tmp_path / "model" / "base" / "model.safetensors"))
+        give_usual_mode(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.rglob("*")}
+    assert modes == {"model": 0o750, "base": 0o750, "model.safetensors": 0o640}
+
+
+def test_every_file_of_a_finished_run_has_the_usual_mode(finished: Outcome):
+    usual = 0o666 & ~umask()
+    files = [each for each in finished.directory.rglob("*") if each.is_file()]
+    assert {each.name for each in files} >= {"model.safetensors", "probe.safetensors", "rank-0.safetensors"}
+    assert {each.name: oct(each.stat().st_mode & 0o777) for each in files} == {each.name: oct(usual) for each in files}
