@@ -1,8 +1,8 @@
 """How long the novelty decisions take, against `rouge_score`: `python scripts/benchmark_novelty.py [FILE]`.
 
 Texts of real length are made by joining the beginning of one instruction to the end of another, from
-FILE (JSON or JSONL rows, plain or .gz) or from the shipped seed tasks. Prints one table: what the issue
-asks for (1,000 times faster on one core for one candidate against 20,000; 37,000 against each other in
+FILE (JSON or JSONL rows, plain or .gz) or from the shipped seed tasks. Prints one table: the goals
+(1,000 times faster on one core for one candidate against 20,000; 37,000 against each other in
 under 60 s; one candidate against 52,000 in under 10 ms) beside what was measured. `rouge_score` is called
 as the original scripts do: tokenised once, then its LCS score of the candidate with every text.
 """

@@ -48,7 +48,7 @@ class Match:
 class Pool:
     """Texts that grow in number, asked whether a further one is new.
 
-    Cost on one core against 52,000 instructions: about 0.1 ms to decide one, 1 ms to find the most similar.
+    Cost on one core against 52,000 instructions: about 0.1 ms to decide one, 0.5 ms to find the most similar.
     """
 
     def __init__(self, threshold: float, texts: Iterable[str] = ()):
@@ -115,11 +115,12 @@ class Pool:
         if not known:
             return Match(-1, 0.0)
         overlap = self._count(known)
-        candidates = np.flatnonzero(overlap)
+        first = np.flatnonzero(overlap == overlap.max())[:FIRST_LOOK]  # a good score soon, so that few bounds are left
+        best = self._best(found, first)
+        # F = 2l/(m+n) with l tokens in common is at most 2l/(m+l); one less, because F is rounded
+        least = max(1, int(best.score * len(found) / (2 - best.score)) - 1)
+        candidates = np.flatnonzero(overlap >= least)
         bounds = f_measure(overlap[candidates], len(found), self._lengths[candidates])
-        best = Match(-1, 0.0)
-        if len(candidates) > FIRST_LOOK:  # a good score first: sorting all bounds would take longer than the rest
-            best = self._best(found, candidates[np.argpartition(-bounds, FIRST_LOOK)[:FIRST_LOOK]])
         promising = np.flatnonzero(bounds >= best.score)
         promising = promising[np.argsort(-bounds[promising], kind="stable")]
         start, look = 0, FIRST_LOOK
