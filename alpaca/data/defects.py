@@ -12,15 +12,16 @@ from collections.abc import Callable
 from alpaca.data.rows import Row
 
 _NOTHING = re.compile(
-    r"(?:there is )?(?:no|zero)(?: (?:additional|further|specific|other))? ?_?-?inputs?"
-    r"(?: is)?(?: (?:required|needed|necessary|provided|given|available|here|data|text))?"
-    r"|not? (?:required|needed|necessary|applicable)|none(?: (?:required|needed|provided))?|null|nil|empty|n ?[/.] ?a"
+    r"(?:there is )?(?:no|zero)(?: (?:additional|further|specific|other))? ?[_‐-]?inputs?"
+    r"(?: is)?(?: (?:required|needed|necessary|provided|given|available|here|data|text))?(?: for this(?: task)?)?"
+    r"|(?:input:? (?:is )?)?(?:not? (?:required|needed|necessary|applicable)|none(?: (?:required|needed|provided))?)"
+    r"|null|nil|empty|blank|n ?[/.] ?a"
     r"|keine? (?:eingabe|input)|sin entrada|sem entrada|(?:sans|pas d'|aucune) ?entrée|nessun(?:a entrata| input)"
     r"|geen invoer|brak (?:danych|wejścia)|нет (?:ввода|входных данных)|без ввода|girdi yok|tidak ada (?:input|masukan)"
-    r"|[无無] ?[输輸]入|[没沒]有[输輸]入|入力(?:なし|は?ありません)|입력 ?없음|لا يوجد (?:إدخال|مدخلات)|कोई इनपुट नहीं",
+    r"|[无無](?: ?[输輸]入)?|なし|없음"
+    r"|[没沒]有[输輸]入|入力(?:なし|は?ありません)|입력 ?없음|لا يوجد (?:إدخال|مدخلات)|कोई इनपुट नहीं",
     re.IGNORECASE,
 )
-_DRESS = " \t\r\n<>()[]{}|`'\"*_-.,;:!/“”‘’„«»‹›「」『』【】。"
 _NOINPUT_MARK = re.compile(r"<\s*no[\s_-]?inputs?\s*/?>", re.IGNORECASE)
 _LEAKED = re.compile(r"(?:^|\s)\d{1,3}\s*[.)]\s*Instruction\s*:", re.IGNORECASE)
 _FIELD_MARK = re.compile(r"^\s*(?:#{2,}\s*(?:Instruction|Input|Output|Response)\b|Instruction\s*:)", re.I | re.M)
@@ -59,7 +60,8 @@ def noinput_like(row: Row) -> bool:
         plain = unicodedata.normalize("NFKC", text)
         text = "".join(character for character in plain if unicodedata.category(character) != "Cf")
     text = html.unescape(text).replace("\\", "")
-    bare = " ".join(text.strip(_DRESS).split())
+    dress = "".join(character for character in text if unicodedata.category(character)[0] in "PSZC")
+    bare = " ".join(text.strip(dress).split())
     return bool(_NOTHING.fullmatch(bare)) or bare == "NA" or bool(_NOINPUT_MARK.search(text))
 
 

@@ -7,6 +7,7 @@ and verdicts all use them.
 import re
 
 _THINKING = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|scratchpad)"
+_TAG = rf"(?:\w{{1,20}}[:_])?{_THINKING}(?:_\w{{1,20}})?"  # think, seed:think, chain_of_thought, reasoning_content
 _SPECIAL = r"<[|｜][\w▁/.:-]{1,40}[|｜]>"
 # possessive quantifiers and bounded repeats: a text of any length is read in one pass
 _START = re.compile(
@@ -15,7 +16,7 @@ _START = re.compile(
 )
 _BEGIN_OF_TEXT = re.compile(r"<s>(?!.*</s>\s*\S)", re.IGNORECASE | re.DOTALL)  # else HTML
 _OPENING = re.compile(
-    rf"[<◁](?:\w{{1,20}}:)?{_THINKING}(?:\s[^<>\n]{{0,80}})?[>▷]"  # <think>, <seed:think>, ◁think▷
+    rf"[<◁]{_TAG}(?:\s[^<>\n]{{0,80}})?[>▷]"
     rf"|\[(?-i:THINK(?:ING)?)\]"
     rf"|<\|{_THINKING}\|>|<\|?(?:begin|start)(?:_of)?_{_THINKING}\|?>|<unused94>"
     rf"|(?:<\|start\|>assistant)?<\|channel\|>(?!\s*final)[^<]{{0,60}}<\|message\|>|<\|channel>\s*{_THINKING}\b"
@@ -23,18 +24,25 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    rf"(?<![`\"'])(?:[<◁]/(?:\w{{1,20}}:)?{_THINKING}[>▷]"
+    rf"(?<![`\"'])(?:[<◁]/{_TAG}[>▷]"
     rf"|\[/(?-i:THINK(?:ING)?)\]"
     rf"|<\|/{_THINKING}\|>|<\|?end(?:_of)?_{_THINKING}\|?>|<unused95>"
     rf"|<\|channel\|>\s*final[^<]{{0,60}}<\|message\|>|<channel\|>|(?-i:assistantfinal))",
     re.IGNORECASE,
 )
 _WRAPPED = re.compile(r"\s*<answer>(.*)</answer>\s*", re.IGNORECASE | re.DOTALL)
-_END = re.compile(rf"{_SPECIAL}|</s>|</?eos>|<pad>|<(?:start|end)_of_turn>|\[/INST\]|\[EOS\]", re.IGNORECASE)
+_END = re.compile(
+    rf"{_SPECIAL}|\[\|\w{{6,20}}\|\]|</s>|</?eo[dstu]>|<pad>|<(?:start|end)_of_\w{{4,12}}>|<turn\|>|\[/INST\]"
+    r"|\[(?:EO[ST]|end of text)\]|(?:<\|\w{2,40}\|?|</s|<unk>|\[SEP\])\s*\Z",  # the last of them maybe cut itself
+    re.IGNORECASE,
+)
 _QUOTES = "`\"'“”‘’"
 _STRUCK = re.compile(r"<s>", re.IGNORECASE)  # HTML, where </s> is no end token
 _ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;]{0,20}[A-Za-z]")
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]|(?<!\w)\ufffd+|\ufffd+(?!\w)")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]|(?<!\w)\ufffd+|\ufffd+(?!\w)"
+    r"|\ufeff|(?<!\S)[\u200b\u2060]+|[\u200b\u2060]+(?!\S)"  # zero-width ones inside a line may be of its script
+)
 _LINE_END = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 
 
@@ -62,7 +70,11 @@ def without_thinking(text: str) -> tuple[str, bool]:
             return "", True
         if closing is None or (not opening and _OPENING.search(text, position, closing.start())):
             break
-        position = _start(text, closing.end())
+        after = _start(text, closing.end())
+        if position != first and not opening and after == len(text):
+            text = text[: closing.start()].rstrip()  # closed once more, behind the answer
+            break
+        position = after
     if position == first:
         return (text if text[:first].isspace() else text[first:]), False
     wrapped = _WRAPPED.fullmatch(text, position)

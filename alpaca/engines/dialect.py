@@ -73,6 +73,7 @@ def _refused_key(error: Mapping[str, Any], keys: Collection[str]) -> str | None:
     named = []
     for key in keys:
         quoted = rf"['\"`]{key}['\"`]"
+        quoted += rf"|(?:support|accept)s? (?:the )?{key}\b|^{key}(?: sequences?| words?| strings?) (?:are|is) not\b"
         bare = rf"\b{key}\b" if "_" in key else rf"{_AFTER_NOUN}\b{key}\b|\b{key}\b\s*(?::|is\b|was\b|does\b)"
         for found in re.finditer(f"{quoted}|{bare}", message):
             distance = min((max(found.start() - end, start - found.end(), 0) for start, end in signs), default=0)

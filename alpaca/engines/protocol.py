@@ -176,7 +176,8 @@ def _text_of(content: Any, *, kind: str = "text") -> str:
         if not isinstance(part, Mapping):
             raise Malformed("a choice's text is no text")
         text = part.get("refusal" if kind == "refusal" else "text")
-        if isinstance(text, str) and str(part.get("type", "text")).lower().endswith(kind) and not part.get("thought"):
+        named = str(part.get("type", kind)).lower().removeprefix("output_")
+        if isinstance(text, str) and named == kind and not part.get("thought"):
             parts.append(text)
     return "".join(parts)
 

@@ -15,7 +15,7 @@ _WORDS = ("message", "msg", "error_description", "error_message", "title", "reas
 _STATUS_OF = (  # for errors in a body with a status of success; the first that matches codes, then words
     (429, re.compile(r"rate.?limit|too.?many.?requests|resource.?exhausted|throttl")),
     (402, re.compile(r"insufficient.?(?:quota|credit|balance|fund)|quota|billing|payment|credits?\b")),
-    (401, re.compile(r"api.?key|unauthori[sz]ed|unauthenticated|authentication")),
+    (401, re.compile(r"api.?key|unauthori[sz]ed|(?:un|not.?)authenticated|authentication")),
     (403, re.compile(r"permission|forbidden|access.?denied")),
     (404, re.compile(r"not.?found|does not exist|no such")),
     (503, re.compile(r"overload|unavailable|busy|capacity")),

@@ -25,7 +25,9 @@ OTHER_LABEL = "a label that is not known"
 _FENCE = re.compile(r"[ \t]*+(?:```|~~~)[ \t]*+[\w+-]*+[ \t]*+")
 _QUOTED = re.compile(r"[ \t]*>[ \t]?")
 _GLUED_SEPARATOR = re.compile(r"(?<=\S)(?<!#)[ \t]+#{3,}\Z")
-_EMPTY_INPUT = re.compile(r"\s*(?:[\"'`_.\-–—]{1,3}|\*\*|\(\s*\))?\s*")  # a dash or dots; not `.*`, `[]` or `(())`
+_EMPTY_INPUT = re.compile(  # a dash, dots, an empty element; not `.*`, `[]` or `(())`
+    r"(?:[\s\u200b\u2060]|&nbsp;)*+(?:[\"'`_.\-–—]{1,3}|…|\*\*|\(\s*\)|<input(?:\s*/>|>\s*</input>))?\s*"
+)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ FOUND = [
 CLEAN = [
     Row("Name none of them.", "None of these words", "a"),
     Row("Atom with number 11?", "Na", "Sodium."),
+    Row("Say what is missing.", "Input: none of the keys", "a"),
+    Row("Sign this.", "+1", "a"),
     Row("Follow.", "", "1. Instruction manuals help.\n2. Read them."),
     Row("Explain image processing with a picture of health.", "", "a"),
     Row("Where is it?", "example.org", "a"),

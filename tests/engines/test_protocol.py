@@ -120,6 +120,8 @@ def test_answers_usage_and_model_are_read():
     ("'temperature' does not support 0.5 with this model. Only the default (1) value is supported.", "temperature"),
     ("stop is not supported by this model", "stop"),
     ("n must be 1", "n"),
+    ("This model does not support temperature", "temperature"),
+    ("Stop sequences are not supported by this model", "stop"),
 ])  # fmt: skip
 def test_a_parameter_that_the_server_names_as_unknown_is_left_out(message: str, key: str):
     dialect = Dialect()
@@ -152,6 +154,7 @@ def test_every_parameter_can_be_left_out_by_hand():
     ({"type": "output_text", "text": "one"}, "one"),
     ([{"type": "thinking", "thinking": "hm", "text": "hm"}, {"type": "text", "text": "one"}], "one"),
     ([{"text": "hm", "thought": True}, {"text": "one"}], "one"),
+    ([{"type": "reasoning_text", "text": "hm"}, {"type": "summary_text", "text": "hm"}, {"text": "one"}], "one"),
     ([{"type": "image_url", "image_url": {}}], ""), ([], ""),
 ])  # fmt: skip
 def test_content_may_be_a_list_of_parts_of_which_the_texts_count(content: object, text: str):
@@ -187,6 +190,7 @@ def test_reasons_to_end_are_read_in_the_words_of_any_vendor(reason: str | None, 
     ([{"error": {"code": 403, "message": "no", "status": "PERMISSION_DENIED"}}], 403),
     ({"object": "error", "message": "This model's context is 4096 tokens", "code": None}, 400),
     ({"detail": "Not Found"}, 404),
+    ({"detail": "Not authenticated"}, 401),
     ({"error": {"message": "it broke"}, "choices": [{"message": {"content": "half"}}]}, 500),
     ({"choices": [{"error": {"code": 502, "message": "upstream"}, "finish_reason": "error",
                    "message": {"content": ""}}]}, 502),

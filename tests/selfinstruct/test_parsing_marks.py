@@ -138,6 +138,8 @@ THOUGHT = [
     "<|im_start|>assistant\n<think>draft</think>",
     "<think>one</think>two</think>\n",
     "<reasoning>x</reasoning>",
+    "<inner_thoughts>x</inner_thoughts>",
+    "<reasoning_content>x</reasoning_content>",
 ]
 
 
@@ -164,6 +166,11 @@ def test_thoughts_that_never_end_are_a_cut_answer(opening: str):
         assert not found[0].output
 
 
+def test_a_block_of_thinking_that_is_closed_once_more_behind_the_answer_loses_no_answer():
+    said = "<think>draft</think>\n\nA wren.\n</think>"
+    assert parse_answer(said, Row("Name a bird.", "", ""), cut=False).output == "A wren."
+
+
 def test_an_answer_about_thinking_tags_is_kept():
     for text in ("HTML has no <think> tag, nor </think>.", "Close it with `</think>`.", "Analysis of the poem: good."):
         assert parse_answer(text, Row("Explain.", "", ""), cut=False).output == text
@@ -181,6 +188,18 @@ def test_an_answer_about_thinking_tags_is_kept():
         ('"Yes."<|endoftext|>', '"Yes."'),
         ("Yes.<end_of_turn>\n", "Yes."),
         ("<s>Yes.</s>", "Yes."),
+        ("Yes.<turn|>", "Yes."),
+        ("Yes.<EOT>", "Yes."),
+        ("Yes.<end_of_utterance>", "Yes."),
+        ("Yes. [end of text]", "Yes."),
+        ("Yes.[|endofturn|]", "Yes."),
+        ("Yes.<|im_end", "Yes."),
+        ("Yes.</s", "Yes."),
+        ("Yes.<unk>\n", "Yes."),
+        ("\ufeffYes.\u200b", "Yes."),
+        ("\u0e2a\u200b\u0e27", "\u0e2a\u200b\u0e27"),
+        ("Fill in <unk> here.", "Fill in <unk> here."),
+        ("if [|a| > 1]", "if [|a| > 1]"),
         ("One\u2028two\x85three", "One\ntwo\nthree"),
         ("a <| b |> c", "a <| b |> c"),
         ("<s>old</s> new", "<s>old</s> new"),
@@ -215,6 +234,16 @@ def test_a_word_with_lost_bytes_is_no_text():
         "<无输入>",
         "(keine Eingabe)",
         "Sin entrada.",
+        "There is no input for this task.",
+        "Input not required",
+        "《无输入》",
+        "〈no\u2011input〉",
+        "なし",
+        "(blank)",
+        "…",
+        "\u2060",
+        "&nbsp;",
+        "<input></input>",
     ],
 )
 def test_no_input_is_none_in_any_dress(nothing: str):

@@ -8,6 +8,9 @@ from alpaca.engines.content import before_end_token, plain, without_thinking
 
 A, B, TIE = "A", "B", "tie"
 _LINE = re.compile(r"[*_\s]*verdict[*_\s]*:[*_\s]*(a|b|tie)[*_\s]*\.?[*_\s]*", re.IGNORECASE)
+_GIVEN = re.compile(  # any line that gives one, strict or not
+    r"[*_\s>#•-]*+(?:(?:my|the|first|final|initial)\s+){0,2}verdict[*_\s]*:[*_\s\[]*(?:a|b|tie)\b", re.IGNORECASE
+)
 _OBJECT = re.compile(r"^\{", re.MULTILINE)
 _KEY = re.compile(r"(?<!\\)\"verdict\"\s*:", re.IGNORECASE)  # quoted inside a text its marks are escaped
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n((?:(?!```).)*?)\n?[ \t]*```$", re.DOTALL | re.IGNORECASE)
@@ -30,7 +33,7 @@ def read(text: str) -> Verdict | None:
     leaves no verdict.
     """
     text = before_end_token(without_thinking(plain(text))[0]).strip()
-    if len(_KEY.findall(text)) + sum(bool(_LINE.fullmatch(line)) for line in text.splitlines()) != 1:
+    if len(_KEY.findall(text)) + sum(bool(_GIVEN.match(line)) for line in text.splitlines()) != 1:
         return None
     if fenced := _FENCE.search(text):
         text = fenced[1].strip()
