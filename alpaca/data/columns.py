@@ -28,6 +28,7 @@ SYNONYMS = {
 PROMPT, COMPLETION = "prompt", "completion"  # a conversation in two columns
 MARKS = (WEIGHT, "label", "kto_tag", "train")  # columns that mark a row as not to be learnt
 IDENTIFIERS = ("id", "idx", "index", "uuid", "", "unnamed: 0", "__index_level_0__")  # name a row and say nothing of it
+LONGEST_END = 20  # characters of what ends a rendered row, such as </s>
 NOT_LEARNT = "marked as not to be learnt"
 
 
@@ -100,7 +101,8 @@ def to_rows(records: Iterable[Record], columns: Mapping[str, str | None], turns:
                 first_cut = first_cut or record.where
                 reading.cut += 1
                 reading.messages_left += exchange.left
-            mark = mark or exchange.mark
+            if mark is None and columns.get(WEIGHT, WEIGHT) is not None:  # null trains on marked rows too
+                mark = exchange.mark
             reading.unread.update(exchange.unread)
         else:
             row, read = _plain(record, columns)
@@ -180,8 +182,13 @@ def _unread(values: Mapping[str, Any], row: Row, read: set[str], columns: Mappin
 
 
 def _repeats(value: Any, row: Row) -> bool:
-    """Whether a text is the row itself once more, as in the rendered `text` of published instruction sets."""
-    return isinstance(value, str) and bool(row.output) and row.output in value and row.instruction in value
+    """Whether a text is a field of the row once more, or the rendered row, which ends with the output."""
+    if not isinstance(value, str):
+        return False
+    if value.strip() in {row.instruction.strip(), row.input.strip(), row.output.strip()}:
+        return True
+    before, _, after = value.rpartition(row.output or value)
+    return bool(row.instruction) and row.instruction in before and len(after) <= LONGEST_END
 
 
 def _checked(row: Row, where: str) -> Row:

@@ -21,7 +21,7 @@ ROLES = {
 EMPTY: tuple[Any, ...] = (None, "", [], {})  # a field that holds nothing
 _ROLE, _CONTENT = ("role", "from"), ("content", "value")
 # Fields of a message that say whether its answer is to be learnt, as fine-tuning services and trainers name them.
-_MARKS = ("weight", "train", "trainable", "loss")
+_MARKS = ("weight", "train", "training", "trainable", "loss")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -121,7 +121,9 @@ def text_of(value: Any, where: str, *, may_be_none: bool = False) -> str:
         raise UserError(f"{where} is a conversation, not text; 'data_source.columns={{messages:COLUMN}}' reads one")
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         return "".join(_part(part, where) for part in value)
-    way_out = "map another column with data_source.columns" if isinstance(value, (dict, list)) else "put it in quotes"
+    way_out = "leave the row out" if value is None else "put it in quotes"
+    if isinstance(value, (dict, list)):
+        way_out = "map another column with data_source.columns"
     raise UserError(f"{where} is {a_kind(value)}, not text; {way_out}")
 
 

@@ -118,7 +118,9 @@ def records(location: str) -> Iterator[Record]:
         UserError: the file is empty, damaged, not UTF-8, or not of the kind its name says.
     """
     name = location
-    raw = _unpacked(read_bytes(location), location)
+    packed = read_bytes(location)
+    _refuse_other_content(packed, location)  # a pointer in place of an archive is not compressed
+    raw = _unpacked(packed, location)
     while (suffix := Path(name).suffix.lower()) in (".gz", ".zst", ".zstd"):
         name = name[: -len(suffix)]
     if not raw.strip():
@@ -267,8 +269,9 @@ def _json_list(text: str, location: str) -> Iterator[Record]:
 
 def _csv(text: str, location: str, delimiter: str) -> Iterator[Record]:
     previous = csv.field_size_limit(LONGEST_LINE)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [])
+        header = next(reader, [])
         spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])  # `a, b`: the space is no text
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
         header = [name.strip() for name in next(reader, [])]

@@ -212,6 +212,21 @@ def test_columns_that_are_not_read_are_named_once_with_their_number_of_rows(tmp_
     assert mapped.warnings == ("columns that are not read: history (1 of 3 rows)",)
 
 
+@pytest.mark.parametrize(
+    ("column", "is_named"),
+    [
+        ({"question": "Is it so? "}, False),  # the instruction once more
+        ({"text": "### Instruction:\nIs it so?\n\n### Response:\nyes</s>"}, False),
+        ({"reasoning": "Is it so? I think yes, because it was so before, and nothing changed since."}, True),
+        ({"system": "Answer with yes or no."}, True),
+    ],
+)
+def test_a_column_that_repeats_the_row_is_not_named(tmp_path: Path, column: dict[str, str], is_named: bool) -> None:
+    for instruction in ("Is it so?", "") if is_named else ("Is it so?",):
+        source = loaded(tmp_path / "a.jsonl", [{"instruction": instruction, "input": "", "output": "yes", **column}])
+        assert bool(source.warnings) == is_named
+
+
 def test_what_a_message_or_a_record_holds_beside_a_conversation_is_named(tmp_path: Path) -> None:
     thought = [TURN[0], {**TURN[1], "reasoning": "Greet."}]
     source = loaded(tmp_path / "a.jsonl", [{"messages": thought, "tools": "[]", "input": "x"}, {"messages": TURN}])
@@ -235,7 +250,7 @@ BOTH = {"instruction": "i", "output": "o"}
         ({**BOTH, "kto_tag": False}, "kto_tag"),
         ({"messages": TURN, "label": False}, "label"),
         ({"messages": [TURN[0], {**TURN[1], "weight": 0}]}, "message.weight"),
-        ({"messages": [TURN[0], {**TURN[1], "train": False}]}, "message.train"),
+        ({"messages": [TURN[0], {**TURN[1], "training": False}]}, "message.training"),
     ],
 )
 def test_rows_marked_as_not_to_be_learnt_are_left_out_with_a_count(tmp_path: Path, bad: Any, column: str) -> None:
@@ -243,9 +258,9 @@ def test_rows_marked_as_not_to_be_learnt_are_left_out_with_a_count(tmp_path: Pat
     assert len(source.rows) == 1
     assert source.left_out == {f"marked as not to be learnt ({column})": 2}
     assert len(source.warnings) == 1, "and nothing else is unread"
-    if not column.startswith("message."):
-        learnt = loaded(tmp_path / "a.jsonl", [bad, {**BOTH}, bad], columns={"weight": None})
-        assert (len(learnt.rows), learnt.left_out) == (3, {})
+    assert "'data_source.columns={weight:null}' trains on them too" in source.warnings[0]
+    learnt = loaded(tmp_path / "a.jsonl", [bad, {**BOTH}, bad], columns={"weight": None})
+    assert (len(learnt.rows), learnt.left_out) == (3, {})
 
 
 def test_a_class_or_a_share_is_no_mark(tmp_path: Path) -> None:
@@ -305,12 +320,13 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "a CSV without a header": ("a.csv", b"Add 1 and 2,3\nSay hi,hi\n", "opens with its header"),
     "a CSV with a short line": ("a.csv", b"instruction,output\na,b\nc\n", "row 2: 1 fields where the header has 2"),
     "a CSV with an open quote": ("a.csv", b'instruction,output\na,"b\n', "line 2: not CSV"),
+    "a CSV with a torn header": ("a.csv", b'"instruction"x,output\na,b\n', "line 1: not CSV"),
     "NUL bytes": ("a.jsonl", b'{"instruction": "a", "output": "b"}\n\0\0\0\n', "line 2: a NUL byte"),
     "UTF-16": ("a.csv", "instruction,output\na,b\n".encode("utf-16"), "NUL byte"),
     "Latin-1": ("a.jsonl", '{"instruction": "é", "output": "b"}'.encode("latin-1"), "line 1: not UTF-8 (byte 0xe9)"),
     "a number": ("a.json", b'[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": 7}]',
                  "row 2: 'output' is a number, not text; put it in quotes"),
-    "null": ("a.jsonl", b'{"instruction": "a", "output": null}', "'output' is null"),
+    "null": ("a.jsonl", b'{"instruction": "a", "output": null}', "'output' is null, not text; leave the row out"),
     "half a character": ("a.jsonl", b'{"instruction": "\\ud83e", "output": "b"}', "holds \\ud83e, half of a character"),
     "an empty file": ("a.json", b"\n", "the file is empty"),
     "an empty list": ("a.json", b"[]", "no rows in it"),
@@ -320,6 +336,8 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "no Parquet": ("a.parquet", b"PAR1 nothing PAR1", "not readable as Parquet"),
     "a Git LFS pointer": ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
                           "a Git LFS pointer, not the data itself"),
+    "a compressed Git LFS pointer": ("a.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+                                     "a Git LFS pointer, not the data itself"),
     "a web page": ("a.jsonl", b"\n<!DOCTYPE html><html><body>Log in</body></html>", "a web page, not data"),
     "a spreadsheet": ("a.csv", b"PK\x03\x04\x14\0\x06\0", "a ZIP archive or spreadsheet"),
     "an escaped NUL": ("a.json", b'[{"instruction": "c", "output": "d"}, {"instruction": "a\\u0000b", "output": "x"}]',
