@@ -4,6 +4,7 @@ A wheel carries `conf/` and `sweeps/` as `alpaca/conf` and `alpaca/sweeps` (see 
 checkout or an editable install they are at its top level. Nothing here imports anything heavy.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -95,11 +96,13 @@ def keep_json(file: Path, content: Any) -> None:
 def give_usual_mode(path: Path) -> None:
     """Give a file, or a folder with all in it, the permissions the umask leaves, as any file that is just opened has.
 
-    Temporary files and those of safetensors can be read by their owner alone.
+    Temporary files and those of safetensors can be read by their owner alone. A disk that keeps no permissions is left
+    as it is; a folder that hands on its group still does.
     """
     mask = umask()
-    for each in (path, *(path.rglob("*") if path.is_dir() else ())):
-        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
+    with contextlib.suppress(OSError):
+        for each in (path, *(path.rglob("*") if path.is_dir() else ())):
+            each.chmod(each.stat().st_mode & 0o7000 | ((0o777 if each.is_dir() else 0o666) & ~mask))
 
 
 def umask() -> int:

@@ -28,6 +28,7 @@ from alpaca.signature import GENERATED, signature
 from alpaca.sweeping import ray_gpus
 from alpaca.sweeping.folder import SweepFolder
 from alpaca.sweeping.launched import Task, own_folders, with_generated_data
+from alpaca.sweeping.planning import other_evaluation
 from alpaca.tracking.folders import RUN, SWEEP, refuse_foreign
 from alpaca.tracking.run_directory import FINISHED, read_json, status, unfinished
 from alpaca.tracking.wandb_places import IN_SWEEP
@@ -81,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
             refuse_foreign(folder, RUN)  # before data are made and torch is imported
             if is_finished(config, folder):
                 print(f"this run is finished: {folder}; train it once more with another output_dir=DIR", flush=True)
+                if changed := other_evaluation(folder, config):
+                    print(f"its scores are of another evaluation ({changed}): {_evaluate(folder)}", flush=True)
                 single.append(0)
                 return
             if config.data_source.path == GENERATED:
@@ -88,10 +91,9 @@ def main(argv: list[str] | None = None) -> int:
             from alpaca.launch import launch
 
             if (done := finished_before(config, folder)) is not None:
-                evaluate = f"{paths.python_command()} -m alpaca.evaluate {shlex.quote(str(done))}"
                 print(
                     f"the same run is finished in {done}; this trains it once more, in a new folder. To only score it "
-                    f"again or otherwise: {evaluate} 'evaluation=[quick,generate]'",
+                    f"again or otherwise: {_evaluate(done)}",
                     flush=True,
                 )
             single.append(launch(config, folder, overrides))
@@ -138,6 +140,11 @@ def _closed(elsewhere: "Elsewhere", ended: int) -> int:
     except KeyboardInterrupt:
         return cli.fail("interrupted", cli.INTERRUPTED)
     return ended
+
+
+def _evaluate(run: Path) -> str:
+    """What to type to score a finished run."""
+    return f"{paths.python_command()} -m alpaca.evaluate {shlex.quote(str(run))} 'evaluation=[quick,generate]'"
 
 
 def _say_what_is_next(folder: Path, overrides: list[str]) -> None:

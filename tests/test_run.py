@@ -184,6 +184,10 @@ def test_a_run_can_go_where_the_user_says(workplace: Path):
         again = alpaca_run(workplace, *bare, "evaluation=none", "train.max_steps=1", f"{key}=my place {number}")
         assert (again.status, again.err) == (0, "")
         assert f"this run is finished: {workplace / f'my place {number}'}" in again.out
+        assert "another evaluation" not in again.out
+        scored = alpaca_run(workplace, *bare, "evaluation=quick", "train.max_steps=1", f"{key}=my place {number}")
+        assert scored.status == 0
+        assert "its scores are of another evaluation (" in scored.out, "nothing was scored, and it says so"
         other = alpaca_run(workplace, *bare, "evaluation=none", "train.max_steps=2", f"{key}=my place {number}")
         assert (other.status, other.err.count("\n")) == (2, 1)
         assert "already holds a finished run" in other.err

@@ -31,8 +31,8 @@ def inspect(config: Config, path: Path, overrides: list[str], *, examples: int) 
     directory = RunDirectory(path, mark, settings, kind=INSPECTION)
     terminal = Terminal(directory.path / "run.log")
     try:
-        directory.write_settings(config, overrides)
         directory.write_environment(device="none", precision="none", world_size=1, choices={})
+        directory.write_settings(config, overrides)
         tokenizer = load_tokenizer(config.model)
         found = survey(
             config, tokenizer, signature=mark, examples=examples, say=lambda text: terminal.print(text, style="dim")

@@ -10,7 +10,7 @@ from alpaca.report.records import Run, Variant
 SECTIONS = ("model", "data_source", "template", "adapter", "optimizer", "parallelism")
 PLACE_ONLY = ("name", "output_dir", "notes", "extra_tags")  # where a run is and what it is called
 PLACE_SECTIONS = ("tracker.", "sweep.", "generation.")
-DETAILS = (".license", ".license_note", ".default_lr")
+DETAILS = (".license", ".license_note", ".hub_id", ".default_lr")
 SHOWN = 60  # characters of a value in a label
 
 

@@ -122,10 +122,11 @@ def _in_directory(
     terminal = Terminal(directory.path / "run.log")
     keeps = filled.engine == "openai_batch"
     began = _began(directory.path)
+    # Before any other file: by it the folder is known as a generation's, even if this process is killed now.
+    directory.write_environment(device="none", precision="none", world_size=1, choices={"began": began})
     ledger = Ledger(directory.path, keeps_under_way=keeps)  # before the settings: a directory is known by both
     (directory.path / "summary.json").unlink(missing_ok=True)
     directory.write_settings(config, overrides)
-    directory.write_environment(device="none", precision="none", world_size=1, choices={"began": began})
     tracker = WandbRun(
         config, directory.path, {"signature": mark}, terminal.warn, job_type="generate", apart=beside_training
     )

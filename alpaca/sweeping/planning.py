@@ -93,8 +93,8 @@ def placed(jobs: list[Job], place: Path) -> list[Job]:
 def check_baseline(jobs: list[Job], baseline: str | None, typed: list[str]) -> list[str]:
     """See to it that `sweep.baseline` names one variant of the sweep; returns lines to print.
 
-    Where the command line (`typed`) gives other values than those that the sweep file's baseline is one of, the report
-    does without it, and a line says so.
+    Where the command line (`typed`) gives other values than those that the sweep file's baseline is one of, or varies
+    something beside them, the report compares with the first job, or the first of the baseline's, and a line says so.
 
     Raises:
         UserError: it fits no variant, or several.
@@ -114,6 +114,8 @@ def check_baseline(jobs: list[Job], baseline: str | None, typed: list[str]) -> l
     if len(fits) == 1:
         return []
     given = {part.partition("=")[0].lstrip("+") for part in typed}
+    if fits and "sweep.baseline" not in given:
+        return [f"several settings have the sweep's baseline {baseline}: the report compares with {fits[0]}"]
     if not fits and "sweep.baseline" not in given and given & {*re.findall(r"([\w.]+)=", baseline), ONE_AT_A_TIME}:
         return [f"no run has the sweep's baseline {baseline}: the report compares with the first, {next(iter(titles))}"]
     how = "no run of this sweep has that" if not fits else "several settings of this sweep have that"
@@ -153,9 +155,7 @@ def _rest(config: Config) -> str:
     return json.dumps({key: value for key, value in container.items() if key not in APART}, default=str)
 
 
-def other_evaluation(job: Job) -> str:
-    """Evaluation settings in which the run on disk differs from what is asked now; empty for none."""
-    assert job.config is not None
-    assert job.folder is not None
-    before = settings_of(job.folder)
-    return differences(evaluation_settings(before), evaluation_settings(job.config)) if before is not None else ""
+def other_evaluation(folder: Path, config: Config) -> str:
+    """Evaluation settings in which the run in `folder` differs from what `config` asks for; empty for none."""
+    before = settings_of(folder)
+    return differences(evaluation_settings(before), evaluation_settings(config)) if before is not None else ""

@@ -138,7 +138,7 @@ def _start(
     print(f"job {job.number}: {job.title}\n  -> {job.folder}", flush=True)
     if state == FINISHED:
         print("  finished already, skipped", flush=True)
-        if changed := other_evaluation(job):
+        if changed := other_evaluation(job.folder, job.config):
             print(f"  its scores are of another evaluation ({changed})", flush=True)
         return
     if state == RUNNING:

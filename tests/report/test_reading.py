@@ -213,3 +213,11 @@ def test_a_run_with_a_damaged_summary_is_a_row_that_says_so(
     assert compare.main([str(sweep)]) == 0
     assert f"damaged  {SECOND}, seed 0" in capsys.readouterr().out
     assert "seed 0: damaged: " in (sweep / "report.csv").read_text()
+
+
+def test_runs_of_an_earlier_version_are_told_apart_by_what_was_varied_alone(sweep: Path):
+    (folder,) = sweep.glob(f"{SECOND}*")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    del settings["model"]["hub_id"]  # a field that only describes the model
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert labels(compared(sweep)) == [FIRST, SECOND]

@@ -277,6 +277,15 @@ def test_a_shipped_sweep_with_other_values_goes_without_its_baseline_and_says_so
     assert "baseline" not in alpaca_run(workplace, *SMALL, "sweep=lora_rank", "train.seed=0", "sweep.dry_run=true").out
 
 
+def test_a_shipped_sweep_with_more_than_its_own_values_compares_with_the_first_of_its_baseline(workplace: Path):
+    more = ("adapter.rank=4,8", "optimizer.lr=0.001,0.0001", "train.seed=0", "sweep.dry_run=true")
+    outcome = alpaca_run(workplace, *SMALL, "sweep=lora_rank", *more)
+    assert outcome.status == 0, outcome.err
+    assert "several settings have the sweep's baseline adapter.rank=8: the report compares with adapter.rank=8," in (
+        outcome.out
+    )
+
+
 @pytest.mark.parametrize("seeds", ["0", pytest.param("0,1,2", marks=pytest.mark.slow)])
 def test_of_two_sweeps_begun_together_each_leaves_the_others_runs_alone(workplace: Path, seeds: str):
     """Whoever finds a folder locked writes nothing into it; both end well, and the last one writes the report."""

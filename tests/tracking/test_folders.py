@@ -102,6 +102,22 @@ def test_a_process_killed_in_its_first_second_leaves_what_it_began(tmp_path: Pat
         refuse_foreign(tmp_path, RUN)
 
 
+@pytest.mark.parametrize(
+    ("command", "kind", "options"),
+    [(generate.main, GENERATION, ("generation=local", "generation.target=1")), (inspect.main, INSPECTION, SMALL)],
+)
+def test_a_command_killed_as_it_writes_its_settings_goes_on_in_its_folder(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[list[str]], int], kind: str, options: tuple
+):
+    def killed(self: RunDirectory, *_: object) -> None:
+        (self.path / "config.yaml").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDirectory, "write_settings", killed)
+    assert in_folder(command, workplace, *options, "tracker=disabled", "output_dir=mine")[0] == 130
+    refuse_foreign(workplace / "mine", kind)
+
+
 def in_folder(command: Callable[[list[str]], int], folder: Path, *arguments: str) -> tuple[int, str]:
     err = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):

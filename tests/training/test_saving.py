@@ -109,11 +109,12 @@ def test_what_a_run_saves_can_be_read_by_whoever_the_umask_allows(tmp_path: Path
     try:
         (tmp_path / "model" / "base").mkdir(parents=True)
         save_file({"weight": torch.zeros(1)}, str(tmp_path / "model" / "base" / "model.safetensors"))
+        (tmp_path / "model" / "base").chmod(0o2700)  # as in a folder that hands its group on
         give_usual_mode(tmp_path / "model")
     finally:
         os.umask(before)
-    modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.rglob("*")}
-    assert modes == {"model": 0o750, "base": 0o750, "model.safetensors": 0o640}
+    modes = {each.name: each.stat().st_mode & 0o7777 for each in tmp_path.rglob("*")}
+    assert modes == {"model": 0o750, "base": 0o2750, "model.safetensors": 0o640}
 
 
 def test_every_file_of_a_finished_run_has_the_usual_mode(finished: Outcome):
