@@ -4,6 +4,7 @@
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from alpaca import __version__, startup
 from alpaca.errors import RunFailed, UserError
 
 INTERRUPTED = 130  # the shell's status for Ctrl-C
+UNWRITABLE = (errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT)  # of standard output: nobody reads it, or it is full
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")  # a negative one is a value, as argparse has it
 
 
@@ -94,7 +96,7 @@ def run(
     """Do `work` with the options of `argv`; returns the exit status.
 
     0 done (or what `work` returns), 1 failed, 2 bad input, 130 interrupted, with `interrupted` as the line.
-    When nobody reads its output it goes on with `keeps_going`, else it ends quietly with 1.
+    When its output cannot be written it goes on with `keeps_going`, else it ends with 1, quietly if nobody reads it.
     """
     startup.start(keeps_going=keeps_going)
     try:
@@ -105,9 +107,13 @@ def run(
         return fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         return fail(interrupted, INTERRUPTED)
-    except BrokenPipeError:  # the reader has seen enough (`| head`)
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough (`| head`)
+            return RunFailed.exit_status
+        return fail(f"the output cannot be written: {error.strerror}", RunFailed.exit_status)
 
 
 def fail(message: str, status: int) -> int:

@@ -125,6 +125,22 @@ def test_a_reader_that_has_seen_enough_is_no_traceback(tmp_path: Path):
     assert plan.wait(timeout=240) == 1
 
 
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path):
+    with open("/dev/full", "w") as full:
+        plan = subprocess.run(
+            [sys.executable, "-m", "alpaca.plan", "--json", "model=llama7b"],
+            cwd=tmp_path,
+            env=command_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert plan.stderr == "alpaca: the output cannot be written: No space left on device\n"
+    assert plan.returncode == 1
+
+
 @pytest.mark.parametrize("command", ["compare", "export", "chat"])
 def test_help_of_a_plain_command_does_not_even_import_hydra(tmp_path: Path, command: str):
     code = (
