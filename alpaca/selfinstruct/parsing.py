@@ -16,7 +16,7 @@ from alpaca.data.defects import noinput_like
 from alpaca.data.rows import Row
 from alpaca.engines.content import before_end_token, plain, without_thinking
 from alpaca.selfinstruct.parsing_labels import Label, field_in_other_words, label_of
-from alpaca.selfinstruct.parsing_marks import closing_at, is_mark, mark_of, opening_at, usual_marks
+from alpaca.selfinstruct.parsing_marks import Usual, closing_at, is_mark, mark_of, opening_at, usual_marks
 
 CUT, OUTSIDE, NO_OUTPUT, NO_INSTRUCTION = "cut by length", "text outside a task", "no output field", "no instruction"
 BAD_TEXT, NOT_TEXT = "not valid Unicode", "a field that is no text"
@@ -151,7 +151,7 @@ class _Reader:
             if label and label.name == "instruction" and (marks := self._marks(lines, label)) is not None:
                 del lines[len(lines) - len(marks) :]
                 yield from self._left()
-                self._record = _begun(label, marks)
+                self._record = _begun(label, marks, self._usual)
                 self._record.current.append(line[label.end :])
             elif self._closes(line, place):
                 mark = mark_of(line)
@@ -240,8 +240,8 @@ class _Reader:
         self._record, self._outside = None, []
 
 
-def _begun(label: Label, marks: Sequence[str]) -> _Record:
-    found = [mark for line in marks if (mark := mark_of(line))]
+def _begun(label: Label, marks: Sequence[str], usual: Usual) -> _Record:
+    found = [mark for line in marks if (mark := mark_of(line) or usual.heading(line))]
     heading = next((mark.number for mark in found if mark.kind == "task"), 0)
     number = next((mark.number for mark in found if mark.number), 0)
     return _Record(label.number, heading=heading or number)

@@ -69,7 +69,7 @@ def label_of(line: str) -> Label | None:
         found = _BARE.fullmatch(line)
         if found is None or not (found["number"] or found["heading"] or found["mark"] or found["inner"]):
             return None
-    name, number = _FIELD_OF[found["name"].lower()], _value(found["number"])
+    name, number = _FIELD_OF[found["name"].lower()], value_of(found["number"])
     if found["name"].lower() == "answer" and not number:
         return None
     part = found.groupdict().get("part") or ""
@@ -84,7 +84,8 @@ def field_in_other_words(line: str) -> tuple[int, str] | None:
     return None if found is None or label_of(line) else (int(found["number"]), found["label"].lower())
 
 
-def _value(number: str | None) -> int:
+def value_of(number: str | None) -> int:
+    """The value of a number in digits or Roman capitals; 0 for none."""
     if not number:
         return 0
     if number.isdecimal():

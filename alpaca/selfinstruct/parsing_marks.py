@@ -11,19 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-_SEPARATOR = re.compile(r"[ \t]*+#{3,}[ \t]*+")
-_RULE = re.compile(r"\s*+([-_*=+─━═—–~])(?:[ \t]*+\1){2,}+\s*+|\s*+<hr\s*/?>\s*+", re.IGNORECASE)
+from alpaca.selfinstruct.parsing_labels import value_of
+
+_SEPARATOR = re.compile(r"[ \t]*+(?:\\?+#){3,}+[ \t]*+")
+_RULE = re.compile(
+    r"\s*+\\?+([-_*=+─━═—–~➖•]{1,2})(?:[ \t]*+\\?+\1){2,}+[-_*=+~]?\s*+|\s*+<hr\s*/?>\s*+", re.IGNORECASE
+)
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _DRESS = " \t#*_=~-–—─━═|>•[](){}<>`!:.;"
 _WORD = (
-    r"(?:(?P<task>task)|example|item|problem|exercise|question|prompt|entry|record|instruction|case|sample|aufgabe|tarea|tâche"
-    r"|tarefa|compito|taak|zadanie|задача|задание|任务|任務|课题|課題|タスク|작업|과제|مهمة|कार्य|görev|tugas)"
+    r"(?:(?P<task>task)[ :_(*#-]{0,4}|(?:example|item|problem|exercise|question|prompt|entry|record|instruction|case"
+    r"|sample|aufgabe|tarea|tâche|tarefa|compito|taak|zadanie|задача|задание|任务|任務|课题|課題|タスク|작업|과제|مهمة"
+    r"|कार्य|görev|tugas) ?)"
 )
 _NUMBER = r"(?:(?:no|nr|number)\b[. ]*|[#№] ?)?(?P<number>\d{1,5}|(?-i:[IVXLC]{1,7}))(?: ?(?:/|of) ?\d{1,5})?"
 _STRONG = re.compile(r"#|[-=*_]{2,}+ |[*_]*+\w[\w /]*+[.):]")  # a number written as a heading or a list's number
 _JUST_NUMBER = re.compile(_NUMBER, re.IGNORECASE)
-_TITLE = r"(?P<title>[*_\])}]{0,3} ?[:.)|\-–—](?: .{0,100})?)?"
-_TASK = re.compile(rf"{_WORD} ?{_NUMBER}{_TITLE}", re.IGNORECASE)
+_TITLE = r"(?P<title>[*_\])}]{0,3} ?[:.)|\-–—][*_]{0,3}(?: .{0,100})?)?"
+_TASK = re.compile(rf"{_WORD}{_NUMBER}{_TITLE}", re.IGNORECASE)
+_BULLET = re.compile(r"[-*•>] ")
+_DIGITS = re.compile(r"\d{1,5}")
+_ENDS_CODE = re.compile(r"[\])};\"'`|]$|^(?:```|~~~)")
 _HEADING = re.compile(rf"(?:[^\W\d_]{{1,20}} ?){{0,2}}{_NUMBER}{_TITLE}", re.IGNORECASE)
 _END = re.compile(
     r"[\[(<=#-]+ ?(?:end|eof)(?: of (?:the )?(?:list|tasks?|output|response|answer|file|text))? ?[\])>=#-]+"
@@ -54,7 +62,7 @@ class Mark:
     """What a line says where it is no text.
 
     Attributes:
-        number: as a number or heading gives it; 0 for a Roman one, a rule and a separator.
+        number: as a number or heading gives it; 0 for a rule and a separator.
         plain: it could as well be text: nothing but the number or words themselves, or a line to write on.
     """
 
@@ -65,10 +73,22 @@ class Mark:
 
 @dataclass(frozen=True)
 class Usual:
-    """What stands before most records of a list: lines with just their `numbers`; `rules`, as they are written."""
+    """What stands before most records of a list.
+
+    Attributes:
+        numbers: lines with just their numbers.
+        rules: as they are written.
+        headings: any other lines, with "{}" in place of the record's number.
+    """
 
     numbers: bool = False
     rules: frozenset[str] = frozenset()
+    headings: frozenset[str] = frozenset()
+
+    def heading(self, line: str, number: int = 0) -> Mark | None:
+        """The mark that `line` is as a usual heading of the record `number` (0: of any)."""
+        forms = _forms(line, number) if self.headings else []
+        return next((Mark("task", value) for form, value in forms if form in self.headings), None)
 
 
 def mark_of(line: str) -> Mark | None:
@@ -83,11 +103,14 @@ def mark_of(line: str) -> Mark | None:
     bare = text.strip(_DRESS)
     headed = bool(re.match(r"#{1,6} ", text)) or (text[:2] == text[-2:] and text[:2] in ("**", "__", "==", "--"))
     if found := _JUST_NUMBER.fullmatch(bare):
-        return Mark("number", _value(found), plain=not _STRONG.match(text))
+        return Mark("number", value_of(found["number"]), plain=not _STRONG.match(text))
     if (found := _TASK.fullmatch(bare)) and (headed or found["task"] or not found["title"]):
-        return Mark("task", _value(found), plain=text.rstrip(".") == bare)
+        titled = bool(found["title"]) and not headed
+        return Mark(
+            "task", value_of(found["number"]), plain=text.rstrip(".") == bare or titled or bool(_BULLET.match(text))
+        )
     if headed and (found := _HEADING.fullmatch(bare)) and found["number"].isdecimal():
-        return Mark("number", _value(found))
+        return Mark("number", value_of(found["number"]))
     return None
 
 
@@ -104,9 +127,13 @@ def opening_at(lines: Sequence[str], number: int, usual: Usual, *, outside: bool
         line = lines[place - 1]
         if line.strip():
             mark = mark_of(line)
-            if mark is None or not _belongs(mark, seen, lines, place - 1, number, usual, outside):
+            sure = outside or _DIGITS.search(line) or any(one.strip() for one in lines[: place - 1])
+            if sure and "task" not in seen and usual.heading(line, number):
+                seen.append("task")
+            elif mark is not None and _belongs(mark, seen, lines, place - 1, number, usual, outside):
+                seen.append(mark.kind)
+            else:
                 break
-            seen.append(mark.kind)
             start = place - 1
         place -= 1
     return start
@@ -145,6 +172,7 @@ def usual_marks(before: Sequence[tuple[Sequence[str], int]]) -> Usual:
     """
     apart: Counter[int] = Counter()
     rules: Counter[str] = Counter()
+    headings: Counter[tuple[str, int]] = Counter()
     for place, (lines, number) in enumerate(before):
         texts = [line.strip() for line in lines if line.strip()]
         mark = mark_of(texts[-1]) if texts else None
@@ -152,10 +180,32 @@ def usual_marks(before: Sequence[tuple[Sequence[str], int]]) -> Usual:
             apart[0 if number else mark.number - place] += 1
         if place:
             rules.update({text for text in texts[-3:] if _RULE.fullmatch(text)})
+        found = {(form, value and value - place) for text in texts[-2:] for form, value in _forms(text, number)}
+        headings.update({(form, 0 if number else shift) for form, shift in found})
     most = max(apart.values(), default=0)
     least = max(1, (len(before) - 1) / 2)
     often = frozenset(rule for rule, count in rules.items() if count >= max(least, 1 + ("____" in rule)))
-    return Usual(most >= 2 and 2 * most > len(before), often)
+    half, nearly_all = max(2, len(before) // 2 + 1), max(3, len(before) - 1)
+    headed = (form for (form, _), count in headings.items() if count >= (half if "{}" in form else nearly_all))
+    return Usual(most >= 2 and 2 * most > len(before), often, frozenset(headed))
+
+
+def _forms(line: str, number: int) -> list[tuple[str, int]]:
+    """The line with "{}" for the record's number (0: for any) and that number; as it is, and 0, where it has no digit.
+
+    Not for lines that the other rules know, nor those that often end a text: brackets, quotes, fences.
+    """
+    text = line.strip()
+    mark = mark_of(line)
+    if not text or len(text) > 60 or (mark is not None and mark.kind != "task"):
+        return []
+    if not _DIGITS.search(text):
+        return [] if _ENDS_CODE.search(text) else [(text, 0)]
+    return [
+        (f"{text[: found.start()]}{{}}{text[found.end() :]}", int(found[0]))
+        for found in _DIGITS.finditer(text)
+        if number in (0, int(found[0]))
+    ]
 
 
 def _belongs(
@@ -166,6 +216,8 @@ def _belongs(
         return True
     if mark.kind == "rule":
         headed = "task" in seen or "number" in seen
+        if "separator" in seen and lines[place].strip() not in usual.rules:
+            return False  # what underlines a title
         return seen.count("rule") <= headed and not _of_text(mark, lines, place, usual.rules)
     if mark.kind in seen:
         return False
@@ -205,7 +257,7 @@ def _goes_on(lines: Sequence[str], place: int, number: int) -> bool:
 def _without_end_marks(lines: Sequence[str], end: int, number: int, usual: Usual) -> int:
     while end > 0:
         line = lines[end - 1]
-        if line.strip() and not _END.fullmatch(line.strip()):
+        if line.strip() and not _END.fullmatch(line.strip()) and not (number and usual.heading(line, number + 1)):
             mark = mark_of(line)
             if mark is None or (mark.kind == "rule" and _of_text(mark, lines, end - 1, usual.rules)):
                 break
@@ -247,8 +299,5 @@ def _talk_at(lines: Sequence[str], end: int) -> int:
 def _simplified(line: str) -> str:
     """Digits and marks as ASCII where Unicode has such forms: full width, circled, keycaps."""
     text = unicodedata.normalize("NFKC", line)
-    return "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Mn", "Me")).strip()
-
-
-def _value(found: re.Match[str]) -> int:
-    return int(found["number"]) if found["number"].isdecimal() else 0
+    text = "".join(one for one in text if unicodedata.category(one) not in ("Cf", "Mn", "Me")).strip()
+    return text.lstrip("".join(one for one in text if unicodedata.category(one) == "So") + " ")

@@ -61,6 +61,15 @@ HEADINGS = [
     "### Aufgabe {n}\n",
     "任务 {n}\n",
     "—————\n",
+    "=-=-=-=\n",
+    "• • •\n",
+    "\\#\\#\\#\n",
+    "**Task {n}:** Tea\n",
+    "Task: {n}\n",
+    "🔹 Task {n}\n",
+    "<h3>Task {n}</h3>\n",
+    "\nQ{n}.\n",
+    "第{n}题\n",
 ]
 ENDINGS = [
     "",
@@ -101,6 +110,29 @@ def test_no_row_is_lost_or_contaminated_whatever_stands_between_and_after_the_ta
             assert got == [(row.instruction, row.input, row.output.strip()) for row in chosen], (heading, ending, text)
             if "{n}" in heading or form is NUMBERED:
                 assert [one.number for one in found] == [*range(first, first + len(chosen))]
+
+
+@pytest.mark.parametrize("heading", ["### Next task\n", "<br>\n", "\n##\n"])
+def test_a_line_before_nearly_every_task_is_part_of_none(heading: str):
+    found = parse_list(written(NUMBERED, heading, "", ROWS, 4), first=None, cut=False)
+    assert [(one.number, one.output) for one in found] == [(n, row.output.strip()) for n, row in enumerate(ROWS, 4)]
+
+
+@pytest.mark.parametrize(
+    "output", ["Answer:\nC", "Plan:\n- Task 1: walk\n- Task 2: fly", "**Task 1:** Walk\n**Task 2:** Fly", "Sum:\n5"]
+)
+@pytest.mark.parametrize("heading", ["", "###\n", "\n"])
+def test_a_last_line_that_only_looks_like_a_heading_stays(output: str, heading: str):
+    rows = [Row("Do it.", "", output), *ROWS]
+    found = parse_list(written(NUMBERED, heading, "", rows, 7), first=None, cut=False)
+    assert found[0].output == output
+
+
+def test_answers_that_are_numbers_are_no_headings_of_the_next_tasks():
+    rows = [Row(f"Add {n} and 2.", "", f"They are added.\nAnswer: {n + 2}") for n in (9, 3, 4, 7)]
+    for form in (NUMBERED, BARE):
+        found = parse_list(written(form, "", "", rows, 1), first=None, cut=False)
+        assert [one.output for one in found] == [row.output for row in rows]
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
