@@ -205,8 +205,12 @@ class _FusedLora:
         narrow = torch.is_autocast_enabled(x.device.type) or down.weight.dtype == x.dtype
         if not narrow or up.bias is not None:
             return self._by_peft(x)
-        scale = module.scaling[active[0]]
-        found: torch.Tensor = LowRankUpdate.apply(module.base_layer(x), dropout(x), down.weight, up.weight, scale)
+        result = module.base_layer(x)
+        if type(module.base_layer) is not nn.Linear and module.base_layer.bias is not None:
+            result = result.clone()  # bitsandbytes returns a view here, which autograd does not let others change
+        found: torch.Tensor = LowRankUpdate.apply(
+            result, dropout(x), down.weight, up.weight, module.scaling[active[0]]
+        )
         return found
 
     def _by_peft(self, x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:

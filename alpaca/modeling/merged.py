@@ -35,11 +35,11 @@ def merge(adapted: Any, dtype: torch.dtype) -> Any:
     from peft.tuners.lora import LoraLayer
 
     model = adapted.get_base_model()
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.get_base_layer().float()
-            layer.merge(safe_merge=True)  # type: ignore[operator]
-            model.set_submodule(name, layer.get_base_layer().to(dtype))
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    for name, layer in reversed(layers.items()):  # of experts kept as tensors one wraps another: the inner one first
+        layer.get_base_layer().float()
+        layer.merge(safe_merge=True)  # type: ignore[operator]
+        model.set_submodule(name, layer.get_base_layer().to(dtype))
     model._hf_peft_config_loaded = False
     model.config.dtype = dtype
     return model.to(dtype)

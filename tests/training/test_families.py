@@ -7,8 +7,12 @@ import torch
 from tiny_models import CPU, FP32, FULL, LORA, build, family, shipped, some_examples
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+from alpaca.config import AdapterConfig
 from alpaca.errors import UserError
-from alpaca.modeling.adapters import left_out, trained_parameters
+from alpaca.modeling import attention
+from alpaca.modeling.adapters import add_adapter, left_out, trained_parameters
+from alpaca.modeling.fused import fuse_layers, unfused
+from alpaca.modeling.merged import merge
 from alpaca.modeling.quantised import for_model, made_exact, quantisation, quantise
 from alpaca.modeling.targets import linear_layers
 from alpaca.training.batches import Layout, label_tensors, model_inputs
@@ -113,3 +117,57 @@ def test_layers_that_are_not_just_called_stay_whole_in_a_quantised_base(architec
     made_exact(model)
     assert torch.isfinite(model(input_ids=torch.arange(5)[None]).logits).all()
     assert isinstance(settings, BitsAndBytesConfig)
+
+
+def quantised(architecture: dict, adapter: AdapterConfig) -> torch.nn.Module:
+    """A model as `build` makes it, on a base in 4 or 8 bits."""
+    attention.register()
+    sizes = dict(architecture)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(sizes.pop("model_type"), **sizes))
+    quantise(model, quantisation(adapter, torch.float32))
+    made_exact(model)
+    model.set_attn_implementation(attention.SEGMENT)
+    adapted = add_adapter(model, adapter, seed=0)
+    fuse_layers(adapted)
+    return adapted.train()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("architecture", [shipped("tiny_opt"), family("qwen2")], ids=["opt", "qwen2"])
+def test_quantised_layers_with_a_bias_are_packed_like_others(architecture: dict, bits: int):
+    model = quantised(architecture, replace(LORA, bits=bits, name="qlora"))
+    layout, _, reasons = exact_layout(model, some_examples(), Layout(2048, share_prefix=True), FP32)
+    assert (layout.in_words, reasons) == ("packed rows with shared prefixes", [])
+
+
+DEEPSEEK = family(
+    "deepseek_v3",
+    num_key_value_heads=4,
+    q_lora_rank=16,
+    kv_lora_rank=16,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=8,
+    v_head_dim=8,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_group=1,
+    topk_group=1,
+    moe_intermediate_size=16,
+    first_k_dense_replace=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "targets"),
+    [(MIXTRAL, ["all", "experts"]), (DEEPSEEK, [])],
+    ids=["experts asked for", "experts that PEFT takes for its names"],
+)
+def test_updates_of_experts_are_merged(architecture: dict, targets: list[str]):
+    model = build(architecture, replace(LORA, targets=targets), implementation="sdpa").eval()
+    assert any("experts" in name and "lora_B" in name for name, _ in model.named_parameters())
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad(), unfused(model):
+        expected = model(input_ids=ids).logits
+        whole = merge(model, torch.float32)
+        assert not [name for name, _ in whole.named_parameters() if "lora" in name or "base_layer" in name]
+        assert torch.allclose(whole(input_ids=ids).logits, expected, atol=1e-4)
