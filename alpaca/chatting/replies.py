@@ -15,6 +15,7 @@ from alpaca.engines.decoding import Row as Draw
 from alpaca.engines.decoding import sample
 from alpaca.engines.protocol import cut_at_stop
 from alpaca.errors import RunFailed, UserError
+from alpaca.modeling.attention import takes_kv_cache
 
 STOP, LENGTH = "stop", "length"
 
@@ -56,8 +57,7 @@ class Reply:
         self.made: list[int] = []
         self._ids = self._next = ids
         # A model that carries a state in place of a cache of keys and values reads everything again each time.
-        stateful = getattr(speaker.plain, "_is_stateful", False)
-        self._cache = None if stateful else DynamicCache(config=speaker.model.config)
+        self._cache = DynamicCache(config=speaker.model.config) if takes_kv_cache(speaker.plain) else None
 
     def step(self) -> str:
         """Make one more token; returns the text that became certain by it, often none.

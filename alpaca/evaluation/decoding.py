@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from alpaca.engines.decoding import Decoded, Row, decode
 from alpaca.engines.protocol import cut_at_stop
 from alpaca.errors import RunFailed, UserError
-from alpaca.modeling.attention import plain_attention
+from alpaca.modeling.attention import plain_attention, takes_kv_cache
 from alpaca.training.precision import Compute
 from alpaca.training.sharding import is_sharded, whole, without_wrapper
 from alpaca.training.world import World
@@ -99,7 +99,7 @@ class _Decoder:
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, compute: Compute, together: World):
         self._model, self._tokenizer, self._compute, self._together = model, tokenizer, compute, together
         self._ends = frozenset({int(tokenizer.eos_token_id)})
-        self._stateful = bool(getattr(whole(model), "_is_stateful", False))
+        self._stateful = not takes_kv_cache(whole(model))
 
     def decode(self, rows: list[Row]) -> list[Decoded]:
         try:

@@ -60,13 +60,23 @@ def use_own_attention(model: Any) -> None:
         inner.set_attn_implementation("sdpa" if getattr(inner, "_supports_sdpa", True) else "eager")
 
 
+def takes_kv_cache(model: Any) -> bool:
+    """Whether transformers' cache of keys and values serves the model: not if it carries a state or has none."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return (
+        not getattr(inner, "_is_stateful", False)
+        and "past_key_values" in inspect.signature(inner.forward).parameters
+        and inner._supports_default_dynamic_cache()  # no public name says that MiniMax has a cache of its own
+    )
+
+
 def not_packable(model: Any, max_length: int) -> str | None:
     """Why the model's attention cannot run over segments of up to `max_length` tokens, or None if it can."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = inner.config.get_text_config()
     if not getattr(inner, "_supports_attention_backend", False):
         return "does not use transformers' attention interface"
-    if getattr(inner, "_is_stateful", False):
+    if not takes_kv_cache(inner):
         return "carries state from token to token"
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and window < max_length:

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import CPU, FP32, FULL, LORA, build, family, shipped, some_examples
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from alpaca.config import AdapterConfig
+from alpaca.config import AdapterConfig, ModelConfig
 from alpaca.errors import UserError
+from alpaca.evaluation.decoding import Sampling, answers
 from alpaca.modeling import attention
 from alpaca.modeling.adapters import add_adapter, left_out, trained_parameters
+from alpaca.modeling.base import load_tokenizer
 from alpaca.modeling.fused import fuse_layers, unfused
 from alpaca.modeling.merged import merge
 from alpaca.modeling.quantised import for_model, made_exact, quantisation, quantise
@@ -19,6 +22,7 @@ from alpaca.training.batches import Layout, label_tensors, model_inputs
 from alpaca.training.flops import counted
 from alpaca.training.loss import supervised_loss
 from alpaca.training.self_check import exact_layout
+from alpaca.training.world import World
 
 MAMBA = family("mamba", state_size=8)
 LLAMA4 = family("llama4_text", num_local_experts=2, intermediate_size_mlp=48)
@@ -171,3 +175,29 @@ def test_updates_of_experts_are_merged(architecture: dict, targets: list[str]):
         whole = merge(model, torch.float32)
         assert not [name for name, _ in whole.named_parameters() if "lora" in name or "base_layer" in name]
         assert torch.allclose(whole(input_ids=ids).logits, expected, atol=1e-4)
+
+
+GPT1 = {"model_type": "openai-gpt", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 512, "n_positions": 256}
+
+
+@pytest.mark.parametrize("architecture", [FAMILIES["minimax"], MAMBA, GPT1], ids=lambda one: one["model_type"])
+def test_models_with_a_cache_of_their_own_or_none_answer_each_row_as_if_it_were_alone(architecture: dict):
+    model = build(architecture, implementation="eager")
+    model.load_state_dict({name: weight * 3 for name, weight in model.state_dict().items()})  # not one token for all
+    tokenizer = load_tokenizer(ModelConfig(weights="random", architecture=architecture))
+    prompts = [np.arange(3, 20), np.arange(40, 47), np.arange(100, 130)]
+
+    def asked(batch_size: int) -> list[str]:
+        found = answers(
+            model,
+            tokenizer,
+            prompts,
+            Sampling(max_new_tokens=6),
+            keys=["a", "b", "c"],
+            compute=FP32,
+            batch_size=batch_size,
+            world=World(),
+        )
+        return [one.text for one in found]
+
+    assert asked(3) == asked(1)
