@@ -43,7 +43,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     try:
         return tokenizer_of(config, weights_location(config.weights))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(_not_loaded(config, error)) from None
 
 

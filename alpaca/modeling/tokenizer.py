@@ -7,6 +7,7 @@ download, any text round-trips.
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -36,7 +37,8 @@ def tokenizer_of(config: ModelConfig, weights: str) -> PreTrainedTokenizerBase:
         UserError: it cannot be loaded, or it has no EOS token that only ends a response.
     """
     if weights == RANDOM:
-        return _seed_task_tokenizer(int(config.architecture["vocab_size"]))
+        own = _seed_task_tokenizer(int(config.architecture["vocab_size"]))
+        return _as_loaded_beside(str(config.architecture["model_type"]), own)
     tokenizer = AutoTokenizer.from_pretrained(weights, revision=config.revision)
     _check_end(tokenizer, config.name or weights)
     if tokenizer.pad_token_id is None:
@@ -57,7 +59,7 @@ def _check_end(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if (meant := tokenizer.convert_ids_to_tokens(end)) != token:
         raise UserError(
             f"{what} is not in its vocabulary and becomes {meant!r} (id {end}), which "
-            f" would be taught as the end; {way_out}"
+            f"would be taught as the end; {way_out}"
         )
     if end in tokenizer(UNKNOWN_TEXT, add_special_tokens=False)["input_ids"]:
         raise UserError(
@@ -67,12 +69,14 @@ def _check_end(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def end_warning(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """A sentence where the token that ends a response also begins a text."""
-    if tokenizer.eos_token_id != tokenizer.bos_token_id:
+    """A sentence where the token that ends a response also begins a text or stands for what is unknown."""
+    kinds = {"EOS": tokenizer.eos_token_id, "BOS": tokenizer.bos_token_id, "unknown": tokenizer.unk_token_id}
+    same = [name for name, number in kinds.items() if number == tokenizer.eos_token_id]
+    if len(same) == 1:
         return None
     return (
-        f"the tokenizer's EOS and BOS are one token, {tokenizer.eos_token!r}: GPT-2 and its kin are made so, in "
-        "another model it is a mistake of its tokenizer_config.json"
+        f"the tokenizer's {', '.join(same[:-1])} and {same[-1]} token are one, {tokenizer.eos_token!r}: GPT-2, Qwen "
+        "and their kin are made so, in another model it is a mistake of its tokenizer_config.json"
     )
 
 
@@ -294,6 +298,25 @@ def _seed_task_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=1 << 30
     )
+
+
+def _as_loaded_beside(model_type: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """`tokenizer`, or what `AutoTokenizer` makes of it beside a model of `model_type` if that splits text otherwise.
+
+    For some types, such as qwen2, it takes a class with rules of its own whatever the tokenizer's files say. The
+    saved model is loaded like that, so it has to be trained like that.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        (Path(folder) / "config.json").write_text(json.dumps({"model_type": model_type}))
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer if split_alike(tokenizer, loaded, "\n\n".join(_seed_texts())) else loaded
+
+
+def split_alike(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether two tokenizers make the same ids of `text` and end a response alike."""
+    made = [one(text, add_special_tokens=False)["input_ids"] for one in (first, second)]
+    return made[0] == made[1] and first.eos_token_id == second.eos_token_id
 
 
 def _seed_texts() -> Iterator[str]:

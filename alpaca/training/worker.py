@@ -131,7 +131,8 @@ def run(
         summary["trained_parameters"], summary["parameters"] = trained, total
         if world.is_main:
             with beats.while_working("loading the saved model again"):
-                check_reload(config, directory.path, prepared.facts, model, compute.device, terminal)
+                tokens = prepared.train.tokens
+                check_reload(config, directory.path, prepared.facts, model, tokenizer, tokens, compute.device, terminal)
                 stored = stored_dtype(directory.path / PROBE)
                 record = Record(directory.path, config, summary, prepared.facts, {}, stored)
                 write_text(directory.path / MODEL / "README.md", saved_card(record, prepared.template, tokenizer))

@@ -15,6 +15,7 @@ from alpaca.config import AdapterConfig, ModelConfig, TemplateConfig
 from alpaca.data.rows import Row
 from alpaca.errors import UserError
 from alpaca.modeling.adapters import add_adapter
+from alpaca.modeling.base import load_tokenizer
 from alpaca.modeling.tokenizer import end_warning, other_end_warning, template_for, tokenizer_of
 from alpaca.training.saving import save_model
 
@@ -63,8 +64,18 @@ def test_an_end_that_is_not_in_the_vocabulary_is_refused(tmp_path: Path):
 
 def test_one_token_for_everything_is_said_and_works_where_no_text_is_unknown(tmp_path: Path):
     tokenizer = opened(byte_level(tmp_path / "gpt"))
-    assert "EOS and BOS are one token, '<|end|>'" in str(end_warning(tokenizer))
+    assert "EOS, BOS and unknown token are one, '<|end|>'" in str(end_warning(tokenizer))
+    tokenizer.bos_token = None
+    assert "EOS and unknown token are one, '<|end|>'" in str(end_warning(tokenizer))
     assert end_warning(opened(words(tmp_path / "good", eos_token="</s>"))) is None
+
+
+def test_special_tokens_of_the_wrong_type_are_one_line(tmp_path: Path):
+    folder = words(tmp_path / "words", eos_token="</s>")
+    file = Path(folder) / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": 1}))
+    with pytest.raises(UserError, match="eos_token has to be either str or AddedToken"):
+        load_tokenizer(ModelConfig(name="mine", weights=folder))
 
 
 def chatty(folder: Path, template: str) -> Any:

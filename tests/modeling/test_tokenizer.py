@@ -1,12 +1,15 @@
 """Prompt and response are encoded apart; the labels of an example decode to its response and its end."""
 
+import json
+from pathlib import Path
+
 import pytest
 from commands import CHECKOUT
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from alpaca.config import ModelConfig
 from alpaca.data.encoding import TOO_LONG, encode
@@ -104,3 +107,16 @@ def test_no_example_is_without_labels():
     assert examples.rows.tolist() == [1]
     assert (examples.supervised > 0).all()
     assert sum(examples.dropped.values()) == 1
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "llama"])
+def test_a_random_model_is_trained_with_the_tokenizer_that_its_saved_result_is_loaded_with(
+    model_type: str, tmp_path: Path
+):
+    tokenizer = load_tokenizer(
+        ModelConfig(weights="random", architecture={"model_type": model_type, "vocab_size": 1024})
+    )
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    text = "Count from 17 to 2048.\n\n### Response:"
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]

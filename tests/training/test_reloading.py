@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import SMALL, Outcome, alpaca_run
 from safetensors.torch import load_file, save_file
 
 from alpaca.errors import RunFailed
+from alpaca.modeling.base import load_tokenizer
 from alpaca.modeling.finished import read_record
 from alpaca.modeling.identity import adapter_refusal
 from alpaca.tracking.terminal import Terminal
@@ -54,12 +56,23 @@ def test_a_result_that_reloads_to_other_logits_is_noticed(
     run = shutil.copytree(outcome.directory, tmp_path / "run")
     record = read_record(run)
 
+    tokenizer = load_tokenizer(record.config.model)
+    tokens = np.array(tokenizer("Count from 17 to 2048.\n\n### Response:")["input_ids"])
+
     def check() -> None:
         used_up = torch.nn.Linear(2, 2)
-        check_reload(record.config, run, record.data, used_up, torch.device("cpu"), Terminal(silent=True))
+        cpu, quiet = torch.device("cpu"), Terminal(silent=True)
+        check_reload(record.config, run, record.data, used_up, tokenizer, tokens, cpu, quiet)
         assert used_up.weight.numel() == 0  # its memory was given back before the second model came
 
     check()
+    if kind == "full":
+        settings = run / "model" / "config.json"
+        whole = settings.read_text()
+        settings.write_text(whole.replace('"model_type": "llama"', '"model_type": "qwen2"'))
+        with pytest.raises(RunFailed, match="its tokenizer splits text otherwise than in training"):
+            check()
+        settings.write_text(whole)
     damage(next((run / "model").glob("*model.safetensors")), tensor)
     with pytest.raises(RunFailed, match="loaded again it is not the trained model"):
         check()
