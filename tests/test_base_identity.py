@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,11 @@ def test_a_run_that_recorded_nothing_of_its_base_is_still_usable(
 def test_weights_in_a_package_are_named_by_the_hub_id_of_their_original():
     embedded = ModelConfig(weights="package:some_package/model.gguf", hub_id="some/model")
     assert identity.public_name(embedded) == ("some/model", None)
+
+
+def test_a_hub_that_does_not_answer_is_not_said_to_have_another_model(tmp_path: Path):
+    base = ModelConfig(weights="nobody/has-this-model")
+    assert identity.moved(base, replace(base, revision="0" * 40), tmp_path) is None
 
 
 # The hub's address is read when its library is imported, so what follows runs in a process of its own.

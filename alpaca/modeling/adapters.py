@@ -90,7 +90,8 @@ def left_out(model: Any) -> str | None:
         return None
     largest = sorted(missing, key=lambda name: -missing[name])
     named = ", ".join(largest[:4]) + (f" and {len(largest) - 4} more" if len(largest) > 4 else "")
-    way = f"; adapter.targets=[all,{EXPERTS}] trains the experts too" if expert_parameters(inside) else ""
+    experts = any(name in missing for name in expert_parameters(inside))
+    way = f"; adapter.targets=[all,{EXPERTS}] trains the experts too" if experts else ""
     return f"{share:.0%} of the layers' weights get no LoRA: {named}{way}"
 
 

@@ -88,7 +88,7 @@ def not_packable(model: Any, max_length: int) -> str | None:
         return "caps attention scores"
     if any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in inner.named_parameters()):
         return "uses attention sinks"
-    for name in ("attention_dropout", "attn_pdrop"):
+    for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"):
         if getattr(config, name, 0.0):
             return f"drops attention weights ({name}={getattr(config, name)})"
     return None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from alpaca.config import ModelConfig
@@ -13,12 +14,19 @@ from alpaca.signature import RANDOM
 
 
 def base_settings(model: ModelConfig) -> Any:
-    """transformers' config of the base's text part; None where it is random or cannot be read, which loading says."""
+    """transformers' config of the base; None where it is random or cannot be read, which loading says.
+
+    Raises:
+        UserError: a setting has the wrong type.
+    """
     location = weights_location(model.weights)
     if location == RANDOM:
         return None
     try:
         return AutoConfig.from_pretrained(location, revision=model.revision)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model.weights={model.weights}: its config.json is wrong ({reason}); mend it") from None
     except (OSError, ValueError, KeyError):
         return None
 

@@ -208,9 +208,7 @@ class _FusedLora:
         result = module.base_layer(x)
         if type(module.base_layer) is not nn.Linear and module.base_layer.bias is not None:
             result = result.clone()  # bitsandbytes returns a view here, which autograd does not let others change
-        found: torch.Tensor = LowRankUpdate.apply(
-            result, dropout(x), down.weight, up.weight, module.scaling[active[0]]
-        )
+        found: torch.Tensor = LowRankUpdate.apply(result, dropout(x), down.weight, up.weight, module.scaling[active[0]])
         return found
 
     def _by_peft(self, x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:

@@ -130,7 +130,7 @@ def moved(config: ModelConfig, wanted: ModelConfig, run: Path) -> str | None:
     if not on_hub(config.weights) or wanted.revision is None:
         return None
     now = hub_commit("model", config.weights, config.revision)
-    if now == wanted.revision:
+    if now == wanted.revision or not COMMIT.fullmatch(now):  # the hub does not answer, and the cache has none
         return None
     return (
         f"model.weights={config.weights}: the run in {run} was trained on commit {wanted.revision}, which cannot be "

@@ -92,7 +92,9 @@ def _is_linear(module: nn.Linear) -> bool:
 
 
 def _is_read_directly(owner: nn.Module, name: str) -> bool:
-    pattern = rf"\bself\.{re.escape(name)}\.weight\b(?!\.(dtype|device|shape|size))"
+    pattern = (
+        rf"\bself\.{re.escape(name)}\.weight\b(?!\.(dtype|device|shape|size)|\[)"  # slices are BLOOM's pretraining_tp
+    )
     return bool(re.search(pattern, _source(f"{type(owner).__module__}:{type(owner).__qualname__}")))
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from alpaca.data.encoding import Examples
 from alpaca.data.microbatch import MicroBatch
-from alpaca.errors import RunFailed
+from alpaca.errors import RunFailed, UserError
 from alpaca.modeling.attention import plain_attention, use_own_attention
 from alpaca.modeling.fused import unfuse
 from alpaca.modeling.layers import without_dropout
@@ -165,11 +165,14 @@ def _reference(
 def _reads_ahead(model: nn.Module, examples: Examples, index: int, compute: Compute) -> float:
     """Largest change of a row's logits but the last when its last token is another, relative to the largest."""
     ids = torch.from_numpy(examples.ids(index).astype(np.int64)).to(compute.device)[None]
+    others = ids[0][ids[0] != ids[0, -1]]
+    if not len(others):
+        return 0.0
     other = ids.clone()
-    other[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else ids[0, 0] - 1
+    other[0, -1] = others[0]
     with plain_attention(model) as plain, torch.compiler.set_stance("force_eager"), compute.autocast():
         first, second = (plain(input_ids=one, use_cache=False).logits[0, :-1].float() for one in (ids, other))
-    return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12)) if len(first) else 0.0
+    return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
 
 
 def _compare(
@@ -207,6 +210,8 @@ def _compare(
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text.partition(";")[0]  # the way out that follows is what is being tried
     return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
 
 

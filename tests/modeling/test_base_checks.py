@@ -62,3 +62,10 @@ def test_an_eos_beyond_the_embedding_is_refused_in_one_line(finished: Outcome, t
     assert "the tokenizer has token 2048 (<|endoftext|>), but the model's embedding has 2048 rows" in refused(
         tmp_path, base
     )
+
+
+def test_a_config_with_a_value_of_the_wrong_type_is_refused_in_one_line(finished: Outcome, tmp_path: Path):
+    base = copied(finished, tmp_path, hidden_size="64")
+    assert f"model.weights={base}: its config.json is wrong (Validation error for field 'hidden_size'" in refused(
+        tmp_path, base
+    )

@@ -201,3 +201,14 @@ def test_models_with_a_cache_of_their_own_or_none_answer_each_row_as_if_it_were_
         return [one.text for one in found]
 
     assert asked(3) == asked(1)
+
+
+def test_layers_whose_weight_is_only_sliced_under_a_setting_get_lora_too():
+    bloom = {"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 4, "vocab_size": 512}
+    names = {name.rpartition(".")[2] for name in linear_layers(build(bloom, implementation="eager"))}
+    assert names == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+
+
+def test_a_decoder_that_drops_attention_weights_by_another_name_is_padded():
+    bert = build(family("bert", is_decoder=True), implementation="sdpa")
+    assert attention.not_packable(bert, 512) == "drops attention weights (attention_probs_dropout_prob=0.1)"
