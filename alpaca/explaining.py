@@ -94,7 +94,7 @@ def overrides_in(arguments: list[str]) -> list[str]:
 
 def wrong_override(overrides: list[str]) -> str | None:
     """What Hydra would answer with advice for YAML files, or take in silence: `+GROUP=`, `~GROUP`, an odd directory."""
-    known = groups()
+    known, settings = groups(), set(_keys(Config))
     for part in overrides:
         key, _, value = part.lstrip("+~").partition("=")
         if part.startswith("+") and key in known:
@@ -105,6 +105,8 @@ def wrong_override(overrides: list[str]) -> str | None:
             without = {"tracker": "tracker=disabled", "evaluation": "evaluation=none", "adapter": "adapter=full"}
             what = without.get(key, f"{key}=NAME, one of {', '.join(known[key])}")
             return f"{part}: a group cannot be taken away; choose an option: {what}"
+        if part.startswith("~") and key in settings:
+            return f"{part}: a setting cannot be taken away; write {key}=VALUE, or leave it out for the default"
     return None
 
 
@@ -186,7 +188,7 @@ def _how_to_write(overrides: list[str], index: int) -> str:
     name, colon, value = word.partition(":")
     keys = {*groups(), *_keys(Config)}
     if colon and name in keys:
-        return f"write {name}={value}"
+        return f"write {name}={value.strip()}"
     if word in keys and following and "=" not in following:
         return f"write {word}={following}"
     before = overrides[index - 1] if index else ""

@@ -32,7 +32,7 @@ REFUSED = {
     "null for an option": (["sweep=null"], ["sweep=null: no such option; known: adapter, "]),
     "key added with +": (["+train.foo=1"], ["train.foo", "no such setting"]),
     "misspelt key added with ++": (["++train.sed=1"], ["train.sed", "did you mean train.seed?"]),
-    "key taken away": (["~train.seed"], ["~train.seed", "does not support deletion"]),
+    "key taken away": (["~train.seed"], ["~train.seed", "write train.seed=VALUE, or leave it out"]),
     "unknown experiment": (["experiment=quik"], ["experiment=quik", "quickstart"]),
     "unknown sweep": (["sweep=lora"], ["sweep=lora", "lora_rank"]),
     "batch of nothing": (["train.global_batch_size=0"], ["train.global_batch_size=0", "at least 1"]),
@@ -119,6 +119,7 @@ REFUSED = {
     "option of another trainer": (["tracker=none"], ["tracker=none: no such option; did you mean disabled?"]),
     "group added": (["+experiment=quickstart"], ["write experiment=quickstart, without +"]),
     "group taken away": (["~tracker"], ["~tracker: a group cannot be taken away", "tracker=disabled"]),
+    "a colon and a space": (["train.seed: 3"], ["train.seed: 3: not an override", "write train.seed=3\n"]),
     "section taken away": (["~train"], ["~train: a section cannot be taken away"]),
     "evaluation that is not chosen": (
         ["evaluation.judge.model=m"],

@@ -85,11 +85,13 @@ def to_rows(records: Iterable[Record], columns: Mapping[str, str | None], turns:
     """
     reading = Reading()
     first_cut = ""
+    weight, has_weight = columns.get(WEIGHT), False
     for record in records:
         values = record.values
         if not isinstance(values, dict):
             raise UserError(f"{record.where}: {a_kind(values)} where an object with instruction and output is needed")
         sources = _conversation_columns(values, columns)
+        has_weight = has_weight or weight in values
         mark = _not_learnt(values, columns)
         if sources:
             messages = values[sources[0]] if len(sources) == 1 else [*values[sources[0]], *values[sources[1]]]
@@ -113,6 +115,8 @@ def to_rows(records: Iterable[Record], columns: Mapping[str, str | None], turns:
             reading.not_learnt[mark] += 1
         else:
             reading.rows.append(_checked(row, record.where))
+    if weight and reading.records and not has_weight:
+        raise UserError(_missing(record, WEIGHT, columns))
     if first_cut and turns == "single":
         raise UserError(
             f"{first_cut}: {reading.cut:,} of {reading.conversations:,} conversations have several user turns or other "

@@ -61,8 +61,15 @@ def locations(path: str | list[str]) -> list[str]:
 
 
 def is_url(path: str) -> bool:
-    """Whether fsspec opens `path` rather than the local file system."""
-    return "://" in path or ("::" in path and not Path(path).expanduser().exists())
+    """Whether fsspec opens `path`, `s3://...` or a chain such as `simplecache::...`, and not the local file system."""
+    if "://" in path:
+        return True
+    protocol, chain, _ = path.partition("::")
+    if not chain or Path(path).expanduser().exists():
+        return False
+    from fsspec import available_protocols
+
+    return protocol in available_protocols()
 
 
 def _url_locations(url: str) -> list[str]:

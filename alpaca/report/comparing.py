@@ -99,8 +99,8 @@ def _check_given(names: Sequence[str], runs: list[Run]) -> None:
 
 def _ask(metric: str) -> str:
     return (
-        f"{metric}: nothing declares whether lower or higher is better, so no difference is called better or worse; "
-        f"say it with --lower {metric} or --higher {metric}"
+        f"{metric}: the runs do not declare, or not alike, whether lower or higher is better, so no difference is "
+        f"called better or worse; say it with --lower {metric} or --higher {metric}"
     )
 
 

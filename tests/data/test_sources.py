@@ -263,6 +263,15 @@ def test_rows_marked_as_not_to_be_learnt_are_left_out_with_a_count(tmp_path: Pat
     assert (len(learnt.rows), learnt.left_out) == (3, {})
 
 
+def test_a_weight_column_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    records = [{**BOTH, "keep": 0}, BOTH]
+    assert len(loaded(tmp_path / "a.jsonl", records, columns={"weight": "keep"}).rows) == 1, (
+        "a row without it is learnt"
+    )
+    with pytest.raises(UserError, match=r"data_source.columns.weight=kept: no such column"):
+        loaded(tmp_path / "a.jsonl", records, columns={"weight": "kept"})
+
+
 def test_a_class_or_a_share_is_no_mark(tmp_path: Path) -> None:
     source = loaded(tmp_path / "a.jsonl", [{**BOTH, "label": 0}, {**BOTH, "label": "no", "weight": 0.5}])
     assert len(source.rows) == 2
@@ -502,3 +511,6 @@ def test_a_mix_reads_each_part_and_keeps_its_licence(tmp_path: Path) -> None:
 
 def test_a_file_that_is_there_is_read_whatever_its_name(tmp_path: Path):
     assert load(written(tmp_path / "a::b.json")) == ROWS
+    assert load(tmp_path / "a::*.json") == ROWS, "a pattern is looked for here too"
+    with pytest.raises(UserError, match=r"a::c\.json: no such file"):
+        load(tmp_path / "a::c.json")
