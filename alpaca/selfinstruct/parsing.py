@@ -20,7 +20,7 @@ from alpaca.selfinstruct.parsing_marks import Usual, closing_at, is_mark, mark_o
 
 CUT, OUTSIDE, NO_OUTPUT, NO_INSTRUCTION = "cut by length", "text outside a task", "no output field", "no instruction"
 BAD_TEXT, NOT_TEXT = "not valid Unicode", "a field that is no text"
-OTHER_LABEL = "a label that is not known"
+OTHER_LABEL, TWICE = "a label that is not known", "a field twice"
 
 _FENCE = re.compile(r"[ \t]*+(?:```|~~~)[ \t]*+[\w+-]*+[ \t]*+")
 _QUOTED = re.compile(r"[ \t]*>[ \t]?")
@@ -166,6 +166,8 @@ class _Reader:
                 lines.append(line)
                 if self._record and _in_unknown_field(self._record, line):
                     self._record.problem = OTHER_LABEL
+                elif self._record and label and _is_second_output(self._record, label):
+                    self._record.problem = TWICE
         talk: list[str] = []
         if self._record and not self._cut:
             lines = self._record.current
@@ -274,6 +276,10 @@ def _in_unknown_field(record: _Record, line: str) -> bool:
         return False
     before = re.compile(rf"\s*{record.number - 1}[.)]")
     return not any(before.match(each) for each in record.current)
+
+
+def _is_second_output(record: _Record, label: Label) -> bool:
+    return record.open == label.name == "output" and label.number == record.number > 0
 
 
 def _unfenced(lines: list[str]) -> str:

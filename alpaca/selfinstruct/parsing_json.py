@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from alpaca.engines.content import plain, without_thinking
-from alpaca.selfinstruct.parsing import CUT, NO_INSTRUCTION, NOT_TEXT, OUTSIDE, Parsed, whole
+from alpaca.selfinstruct.parsing import CUT, NO_INSTRUCTION, NOT_TEXT, OUTSIDE, TWICE, Parsed, whole
 
-NOT_JSON, TWICE = "not readable as JSON", "a field twice"
+NOT_JSON = "not readable as JSON"
 MOST_BROKEN = 500  # objects of a response that are tried and cannot be read; what follows comes out as one piece
 _FIELDS = ("instruction", "input", "output")
 _OBJECT = re.compile(r'\{(?=\s*+["}])')

@@ -11,14 +11,14 @@ _NAMES = {
     "instruccion consigne istruzione instrução instructie opdracht polecenie instrukcja инструкция задание інструкція "
     "завдання talimat تعليمات التعليمات निर्देश คำสั่ง instruksi perintah οδηγία",
     "input": "input 输入 輸入 入力 입력 eingabe entrada entrée invoer wejście ввод вход girdi المدخلات مدخلات "
-    "इनपुट masukan είσοδος",
+    "इनपुट อินพุต вхід masukan είσοδος",
     "output": "output response 输出 輸出 出力 출력 ausgabe salida sortie uscita saída uitvoer wyjście вывод выход "
-    "ответ çıktı المخرجات مخرجات आउटपुट keluaran έξοδος antwort respuesta réponse risposta resposta antwoord "
-    "回答 答案 응답",
+    "ответ çıktı المخرجات مخرجات आउटपुट เอาต์พุต вихід keluaran έξοδος antwort respuesta réponse risposta resposta "
+    "antwoord 回答 答案 응답",
 }
 _FIELD_OF = {word: name for name, words in _NAMES.items() for word in words.split()} | {"answer": "output"}
 _WORDS = "|".join(sorted(map(re.escape, _FIELD_OF), key=len, reverse=True))
-_BLANK = r"[ \t\u3000\u200b\u2060\ufeff]*+"
+_BLANK = r"[ \t\u00a0\u202f\u3000\u200b\u2060\ufeff]*+"
 _MARK = r"\*{1,3}|_{1,3}"
 # possessive quantifiers: a model may write thousands of blanks, and backtracking over them would not end
 _OPENING = (
@@ -27,16 +27,18 @@ _OPENING = (
 )
 _CLOSING_MARK = rf"(?(mark)(?:{_MARK})?|(?(inner)(?:{_MARK})?))"
 _LABEL = re.compile(
-    rf"{_OPENING}(?P<name>{_WORDS})(?:[ \t]?(?P<part>\d{{1,5}}|[A-D](?=[ \t]*+[:：])))?[ \t]*+{_CLOSING_MARK}[ \t]*+"
+    rf"{_OPENING}(?P<name>{_WORDS})(?:[ \t]?[#(（]?(?P<part>\d{{1,5}}|[A-D](?=[)）]?[ \t]*+[:：]))[)）]?)?"
+    rf"{_BLANK}{_CLOSING_MARK}{_BLANK}"
     rf"[:：]{_CLOSING_MARK}",
     re.IGNORECASE,
 )
 _BARE = re.compile(
     rf"{_OPENING}(?P<name>instruction|input|output|response)[ \t]*+{_CLOSING_MARK}[ \t]*+", re.IGNORECASE
 )
+_LETTERS = r"[^\s\d\u200b\u2060:：.,;!?\"'`()\[\]{}<>*_/\\=+|-]{1,20}"  # with the vowel signs of any script
 _OTHER_WORDS = re.compile(
     rf"{_BLANK}(?:#{{1,6}}[ \t]*+)?(?:{_MARK})?(?P<number>\d{{1,5}})[ \t]*+[.):．、）]+{_BLANK}(?:{_MARK})?"
-    rf"(?P<label>[^\W\d_]{{1,20}}(?:[ \t][^\W\d_]{{1,20}}){{0,2}})[ \t]*+(?:{_MARK})?[:：]"
+    rf"(?P<label>{_LETTERS}(?:[ \t]{_LETTERS}){{0,2}}){_BLANK}(?:{_MARK})?[:：]"
 )
 _DIGITS = {ord(wide): str(digit) for digit, wide in enumerate("０１２３４５６７８９")}
 _ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}

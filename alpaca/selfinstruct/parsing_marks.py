@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from alpaca.selfinstruct.parsing_labels import value_of
@@ -127,8 +128,11 @@ def opening_at(lines: Sequence[str], number: int, usual: Usual, *, outside: bool
         line = lines[place - 1]
         if line.strip():
             mark = mark_of(line)
-            sure = outside or _DIGITS.search(line) or any(one.strip() for one in lines[: place - 1])
-            if sure and "task" not in seen and usual.heading(line, number):
+            if (
+                "task" not in seen
+                and usual.heading(line, number)
+                and (outside or _DIGITS.search(line) or _any_text(lines, place - 1))
+            ):
                 seen.append("task")
             elif mark is not None and _belongs(mark, seen, lines, place - 1, number, usual, outside):
                 seen.append(mark.kind)
@@ -190,6 +194,10 @@ def usual_marks(before: Sequence[tuple[Sequence[str], int]]) -> Usual:
     return Usual(most >= 2 and 2 * most > len(before), often, frozenset(headed))
 
 
+def _any_text(lines: Sequence[str], end: int) -> bool:
+    return any(map(str.strip, islice(lines, end)))
+
+
 def _forms(line: str, number: int) -> list[tuple[str, int]]:
     """The line with "{}" for the record's number (0: for any) and that number; as it is, and 0, where it has no digit.
 
@@ -222,7 +230,7 @@ def _belongs(
     if mark.kind in seen:
         return False
     same = number in (0, mark.number) or mark.number == 0
-    alone = not (outside or any(line.strip() for line in lines[:place]))
+    alone = not (outside or _any_text(lines, place))
     if mark.kind == "task":
         return not mark.plain or (same and not alone)
     if not same or "separator" in seen:
@@ -271,7 +279,7 @@ def _without_end_marks(lines: Sequence[str], end: int, number: int, usual: Usual
 
 def _ends_list(lines: Sequence[str], place: int, number: int, last: int) -> bool:
     """Whether the number at `place`, the last line, is that of a record that never came, not the answer or an item."""
-    alone = not any(line.strip() for line in lines[:place])
+    alone = not _any_text(lines, place)
     listed = bool(last) or re.fullmatch(r"\s*\d+[.)]\s*", lines[place]) is not None
     return listed and not alone and not _goes_on(lines, place, number)
 

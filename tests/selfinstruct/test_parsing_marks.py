@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 
 from alpaca.data.rows import Row
-from alpaca.selfinstruct.parsing import CUT, NO_OUTPUT, OTHER_LABEL, OUTSIDE, Parsed, parse_answer, parse_list
-from alpaca.selfinstruct.parsing_json import TWICE, parse_json
+from alpaca.selfinstruct.parsing import CUT, NO_OUTPUT, OTHER_LABEL, OUTSIDE, TWICE, Parsed, parse_answer, parse_list
+from alpaca.selfinstruct.parsing_json import parse_json
 
 ROWS = [
     Row("Name the capital of Peru.", "", "Lima"),
@@ -293,6 +293,22 @@ def test_several_inputs_belong_to_the_input():
     )
 
 
+@pytest.mark.parametrize("parts", [("#1", "#2"), ("(1)", "(2)"), ("A", "B"), ("1\u00a0", "2\u00a0")])
+def test_several_inputs_are_known_by_any_mark(parts: tuple[str, str]):
+    text = "4. Instruction: Compare.\n4. Input {}: I love it.\n4. Input {}: I hate it.\n4. Output:\nThey differ."
+    ((given, instruction),) = [
+        (one.input, one.instruction) for one in parse_list(text.format(*parts), first=None, cut=False)
+    ]
+    assert instruction == "Compare."
+    assert [words in given for words in ("I love it.", "I hate it.")] == [True, True]
+
+
+def test_a_second_output_is_no_part_of_the_first():
+    for labels in (("4. Output:", "4. Output:"), ("4. Output 1:", "4. Output 2:")):
+        text = "4. Instruction: Name a bird.\n{}\nA wren.\n{}\nA robin.".format(*labels)
+        assert [one.problem for one in parse_list(text, first=None, cut=False)] == [TWICE]
+
+
 def test_a_label_inside_an_input_is_text_where_the_numbered_one_follows():
     text = "4. Instruction: Explain.\n4. Input:\nInput: 5\nOutput: 7\n4. Output:\nIt printed 7."
     assert parse_list(text, first=None, cut=False) == [Parsed("Explain.", "5\nOutput: 7", "It printed 7.", 4)]
@@ -307,6 +323,8 @@ OTHER = [
     ("명령", "입력", "출력"),
     ("Inštrukcia", "Vstup", "Výstup"),
     ("Ohjeistus", "Syöte", "Tuloste"),
+    ("Consigne\u00a0", "Entrée\u00a0", "Sortie\u00a0"),
+    ("คำสั่ง", "อินพุต", "เอาต์พุต"),
 ]
 
 
@@ -325,6 +343,8 @@ def test_labels_of_other_languages_are_read_or_lost_and_never_part_of_another_ta
 
 def test_a_task_with_one_unknown_label_is_not_half_read():
     text = "4. Instruction: Name a bird.\n4. Vstup:\nnone\n4. Output:\nA wren."
+    assert [one.problem for one in parse_list(text, first=None, cut=False)] == [OTHER_LABEL]
+    text = "4. Instruction: Name a bird.\n4. ข้อมูล:\nnone\n4. Output:\nA wren."
     assert [one.problem for one in parse_list(text, first=None, cut=False)] == [OTHER_LABEL]
     text = "4. Instruction: Name a bird.\n4. Input:\nnone\n4. Výstup:\nA wren."
     assert parse_list(text, first=None, cut=False)[0].problem in (OTHER_LABEL, NO_OUTPUT)
