@@ -79,6 +79,8 @@ def _find_home() -> None:
         home = Path(tempfile.gettempdir()) / f"alpaca-home-{os.getuid()}"
         with contextlib.suppress(OSError):
             home.mkdir(mode=0o700, exist_ok=True)
+        if not home.is_dir() or home.is_symlink() or home.stat().st_uid != os.getuid():  # somebody else's
+            home = Path(tempfile.mkdtemp(prefix="alpaca-home-"))
         os.environ["HOME"] = str(home)
     try:
         getpass.getuser()

@@ -86,6 +86,13 @@ def test_a_user_without_home_or_name_gets_both(tmp_path: Path, monkeypatch: pyte
     assert Path.home().parent == tmp_path
     assert Path.home().is_dir()
     assert getpass.getuser() == str(os.getuid())
+    planted = tmp_path / f"alpaca-home-{os.getuid()}"
+    planted.rmdir()
+    planted.symlink_to(tmp_path)
+    monkeypatch.delenv("HOME")
+    startup.start()
+    assert Path.home() not in (planted, tmp_path), "a folder that somebody else put there is not used"
+    assert Path.home().is_dir()
 
 
 def test_a_process_under_nohup_does_not_hear_that_its_terminal_went_away():
