@@ -21,9 +21,13 @@ _LATIN = (  # with what stands in Latin text: superscripts, fractions, units, le
 _MARKS = (  # vowels and accents of Cyrillic, Hebrew, Arabic and the scripts of India
     "\u0483-\u0489\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0966-\u0dff"
 )
-_TOKEN = re.compile(rf"[a-z0-9]+|[{_UNSPACED}]|(?:[^\W_a-z0-9{_LATIN}{_UNSPACED}]|[{_MARKS}])+")
+_ACCENTS = "\u0300-\u036f\u3099\u309a\uff9e\uff9f"  # written apart from their letter: Cyrillic, Greek, kana
+_TOKEN = re.compile(
+    rf"[a-z0-9]+|[{_UNSPACED}][{_ACCENTS}]*|(?:[^\W_a-z0-9{_LATIN}{_UNSPACED}]|[{_MARKS}])"
+    rf"(?:[^\W_a-z0-9{_LATIN}{_UNSPACED}]|[{_MARKS}{_ACCENTS}])*"
+)
 _ASCII_TOKEN = re.compile(r"[a-z0-9]+")
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W{_UNSPACED}]|[{_MARKS}])+")
+_WORD = re.compile(rf"[{_UNSPACED}][{_ACCENTS}]*|(?:[^\W{_UNSPACED}]|[{_MARKS}{_ACCENTS}])+")
 
 
 def tokens(text: str) -> list[str]:
@@ -31,7 +35,7 @@ def tokens(text: str) -> list[str]:
     if text.isascii():
         return _ASCII_TOKEN.findall(text.lower())  # the same, faster
     found = _TOKEN.findall(text.lower())
-    return [token if token.isascii() else unicodedata.normalize("NFKC", token) for token in found]
+    return [token if token.isascii() else unicodedata.normalize("NFKC", token) for token in found]  # accents joined
 
 
 def words(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Novelty is `rouge_score`'s decision, ties included, only faster."""
 
 import random
+import unicodedata
 from collections import Counter
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from rouge_score import rouge_scorer, scoring
 from rouge_score.tokenize import tokenize
 
 from alpaca.data.novelty import MAX_VOCABULARY, Match, Pool, _code_point, f_measure, near_duplicates
-from alpaca.data.words import tokens
+from alpaca.data.words import tokens, words
 
 SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
 WORDS = ("write", "a", "short", "poem", "about", "the", "sea", "and", "list", "three", "facts", "of", "2", "rain")
@@ -121,6 +122,14 @@ def test_the_tokens_of_rouge_score_are_among_those_of_any_text(text: str) -> Non
 )
 def test_other_scripts_have_words_or_characters_as_tokens(text: str, expected: list[str]) -> None:
     assert tokens(text) == expected
+
+
+@pytest.mark.parametrize("text", ["Мой чай стынет", "ガギグ ばび", "Γειά σου", "한글 자모"])
+def test_accents_written_apart_from_their_letters_make_no_other_tokens(text: str) -> None:
+    apart = unicodedata.normalize("NFD", text)
+    assert apart != text
+    assert tokens(apart) == tokens(text)
+    assert len(words(apart)) == len(words(text))
 
 
 def test_texts_of_other_scripts_are_near_duplicates_by_what_they_say_not_by_a_digit() -> None:
