@@ -27,8 +27,11 @@ _KEYS = re.compile(  # what looks like a key, ours or another's
 )
 _TLS = re.compile(r"(?i)(certificate verify failed[^(\n]*)|wrong.version.number|record layer failure|ssl[^\n(]*")
 _NO_MONEY = ("insufficient_quota", "billing")  # codes; a rate limit's advice may speak of payment too
-_NO_MONEY_MESSAGE = "exceeded your current quota"
+_NO_MONEY_MESSAGE = "exceeded your current quota"  # with a time to come back it is a rate limit
+_COME_BACK = re.compile(r"(?:re)?try(?:ing)?(?: again)? (?:in|after)\b")
+_FLAGGED = ("flagged", "content_filter", "content_policy", "content management policy", "inappropriate content")
 _ONLY_THIS_REQUEST = (
+    *_FLAGGED,
     "context_length",
     "context length",
     "context_size",
@@ -38,8 +41,6 @@ _ONLY_THIS_REQUEST = (
     "prompt is too long",
     "input is too long",
     "too many tokens",
-    "content_filter",
-    "content_policy",
     "moderation",
     "invalid_prompt",
 )
@@ -105,7 +106,8 @@ def _of_error(status: int, headers: Mapping[str, str], error: Mapping[str, Any],
     said = target.clean(str(error.get("message") or ""))
     detail = f" ({said})" if said else ""
     codes = f"{error.get('code', '')} {error.get('type', '')}".lower()
-    no_money = any(sign in codes for sign in _NO_MONEY) or _NO_MONEY_MESSAGE in kind
+    comes_back = retry_after_s(headers) is not None or _COME_BACK.search(kind)
+    no_money = any(sign in codes for sign in _NO_MONEY) or (_NO_MONEY_MESSAGE in kind and not comes_back)
     if status == 402 or (status in (403, 429) and no_money):
         return Failure("stop", f"{target.host}: the account's quota or credit is used up{detail}; raise it there")
     if status in TOO_BUSY or status >= 500:
@@ -122,6 +124,8 @@ def _of_error(status: int, headers: Mapping[str, str], error: Mapping[str, Any],
         return Failure(
             "stop", f"{target.host} refuses the key (401): set the environment variable OPENAI_API_KEY to a valid one"
         )
+    if status == 403 and any(sign in kind for sign in _FLAGGED):
+        return Failure("lose", f"status {status}{detail}")
     if status == 403:
         return Failure("stop", f"model={target.model}: {target.host} does not let this key use it (403){detail}")
     if status == 404:

@@ -87,7 +87,7 @@ def _flat(found: Any, depth: int = 0) -> dict[str, Any]:
         if found.get(key) and not (key == "details" and _words(found)):
             inner = _flat(found[key], depth + 1)
             return {**own, **{name: value for name, value in inner.items() if value}}
-    message = _words(found)
+    message = _words(found) or (json.dumps(found, ensure_ascii=False)[:LONGEST_READ] if found else "")
     if isinstance(found.get("loc"), (list, tuple)):
         names = [str(part) for part in found["loc"] if isinstance(part, str) and part != "body"]
         own["param"] = ".".join(names)

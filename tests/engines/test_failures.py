@@ -39,6 +39,8 @@ def test_what_no_retry_mends_stops_with_one_line_without_the_key(status: int, er
 @pytest.mark.parametrize(("status", "error"), [
     (400, '{"error": {"code": "context_length_exceeded", "message": "too long"}}'),
     (400, '{"error": {"code": "content_policy_violation"}}'),
+    (403, '{"error": {"message": "Your chosen model requires moderation and your input was flagged"}}'),
+    (400, '{"error": {"message": "Input data may contain inappropriate content."}}'),
     (413, ""),
 ])  # fmt: skip
 def test_a_request_that_is_itself_the_reason_is_given_up_alone(status: int, error: str):
@@ -48,6 +50,8 @@ def test_a_request_that_is_itself_the_reason_is_given_up_alone(status: int, erro
 @pytest.mark.parametrize(("status", "error", "words"), [
     (400, '{"error": {"message": "sk-secret is too large"}}', "is too large"),
     (422, '{"detail": "bad"}', "refuses the request"),
+    (400, '{"fault": {"faultstring": "no such thing"}}', "no such thing"),
+    (400, '{"error": {"message": ["one", "two"]}}', '["one", "two"]'),
 ])  # fmt: skip
 def test_a_refused_request_is_lost_alone_until_there_are_too_many_in_a_row(status: int, error: str, words: str):
     failure = of_status(status, {}, error, TARGET)
@@ -89,6 +93,14 @@ def test_retry_after_may_be_a_moment_in_seconds_or_milliseconds(text: str):
 def test_a_moment_to_wait_for_is_measured_by_the_servers_own_clock(text: str):
     headers = {"retry-after": text, "date": "Thu, 01 Jan 2032 00:01:00 GMT"}
     assert retry_after_s(headers, now=60.0) == 40
+
+
+def test_a_quota_that_comes_back_is_a_rate_limit():
+    words = "You exceeded your current quota, please check your plan and billing details."
+    assert of_status(429, {}, json.dumps({"error": {"message": words}}), TARGET).next == "stop"
+    later = of_status(429, {}, json.dumps([{"error": {"message": f"{words} Please retry in 30.5s."}}]), TARGET)
+    told = of_status(429, {"retry-after": "30"}, json.dumps({"error": {"message": words}}), TARGET)
+    assert (later.next, later.throttled) == (told.next, told.throttled) == ("retry", True)
 
 
 def test_a_rate_limit_that_advertises_payment_is_no_exhausted_quota():
