@@ -87,7 +87,8 @@ def run(
         prepared = prepare(config, tokenizer, terminal)
         rows = [prepared.train, *([prepared.held_out.examples] if prepared.held_out else [])]
         refuse_unknown_tokens(config.model, settings, tokenizer, [part.tokens for part in rows])
-        prepared.facts["lineage"]["model"] |= recorded(config.model)
+        if world.is_main:  # of the weights every byte is read, once for each version of a file
+            prepared.facts["lineage"]["model"] |= recorded(config.model)
         directory.write_json("data.json", prepared.facts)
         needs = at_the_start(config, prepared.train, devices=world.size, nodes=world.size // world.local_size)
         if needs is not None:
