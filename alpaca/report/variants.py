@@ -91,8 +91,10 @@ def fits_settings(settings: dict[str, Any], job: tuple[str, ...], wanted: str) -
 
 
 def _means(value: Any, text: str) -> bool:
-    """Whether `text`, as typed, is that value: 1e-4 is 0.0001."""
-    if shown_value(value) == text:
+    """Whether `text`, as typed, is that value: 1e-4 is 0.0001, True is true, [a, b] is [a,b]."""
+    if shown_value(value) == (text.lower() if isinstance(value, bool) else text):
+        return True
+    if isinstance(value, list) and shown_value(value) == text.replace(", ", ","):
         return True
     try:
         return isinstance(value, (int, float, str)) and not isinstance(value, bool) and float(text) == float(value)

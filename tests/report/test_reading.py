@@ -13,6 +13,7 @@ from alpaca.report.comparing import compare as comparison_of
 from alpaca.report.reading import read_runs
 from alpaca.report.records import DAMAGED, FAILED, MISSING, Comparison
 from alpaca.report.rows import troubles
+from alpaca.report.variants import fits_settings
 from alpaca.sweeping import record
 
 FIRST, SECOND = "optimizer.lr=0.03", "optimizer.lr=0.001"  # jobs of the sweep; by name the second comes first
@@ -221,3 +222,12 @@ def test_runs_of_an_earlier_version_are_told_apart_by_what_was_varied_alone(swee
     del settings["model"]["hub_id"]  # a field that only describes the model
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     assert labels(compared(sweep)) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize(
+    "wanted", ["a.rate=1e-4", "a.on=True", "a.on=true", "a.names=[q, v]", "a.names=[q,v],a.rate=0.0001"]
+)
+def test_a_setting_is_named_as_people_write_it(wanted: str):
+    settings = {"a.rate": 0.0001, "a.on": True, "a.names": ["q", "v"]}
+    assert fits_settings(settings, (), wanted)
+    assert not fits_settings({**settings, "a.rate": 1.0, "a.on": False, "a.names": ["q"]}, (), wanted)

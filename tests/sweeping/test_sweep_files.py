@@ -151,4 +151,4 @@ def test_none_is_a_word_like_any_other_outside_of_an_agent(monkeypatch: pytest.M
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
     assert cli.given_arguments(["notes=None"]) == ["notes=None"]
     monkeypatch.setenv("WANDB_SWEEP_ID", "abcdefgh")
-    assert cli.given_arguments(["train.max_steps=None", "-m"]) == ["train.max_steps=null", "-m"]
+    assert cli.given_arguments(["train.max_steps=None", "-m"]) == ["-m", "train.max_steps=null"]
