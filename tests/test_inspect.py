@@ -229,11 +229,11 @@ def test_overlap_is_by_similar_text_and_by_equal_text_in_any_script() -> None:
     train = [
         row("List three easy ways to save water at home", 5),
         row("写一首关于海的诗", 3),
-        row("写一首关于山的诗", 4),
+        row("解释什么是光合作用", 4),
         row("Name a river", 6, "in Spain"),
         row("Name a river", 7, "on the moon, if there is one"),
         row("name a  river", 8, "in spain"),
-        row("写一首关于山的诗", 9),
+        row("解释什么是光合作用", 9),
     ]
     found = {finding.name: finding for finding in findings(train, held_out)}
     assert (found[OVERLAP].count, found[OVERLAP].lines) == (2, [3, 5])

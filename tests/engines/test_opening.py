@@ -40,7 +40,7 @@ def test_an_engine_is_chosen_by_name():
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
 def test_without_vllm_the_engine_says_how_to_get_it():
-    with pytest.raises(UserError, match=r"pip install alpaca-ablations\[vllm\]"):
+    with pytest.raises(UserError, match=r"pip install 'alpaca-ablations\[vllm\]'"):
         open_engine(EngineSettings("vllm", "m"))
 
 

@@ -79,9 +79,9 @@ def test_a_server_that_cannot_be_reached_loses_no_run(workplace: Path):
     assert outcome.out.count(f"wandb sync {run.relative_to(workplace)}") == 1
 
 
-def test_a_wandb_folder_that_cannot_be_made_loses_no_run(workplace: Path):
-    (workplace / "run").mkdir()
-    (workplace / "run" / "wandb").write_text("a file where W&B wants a folder")
+def test_a_wandb_folder_that_cannot_be_made_loses_no_run(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    (workplace / "taken").write_text("a file where W&B wants a folder")
+    monkeypatch.setenv("WANDB_DIR", str(workplace / "taken"))
     outcome = alpaca_run(workplace, *SMALL, "tracker=offline", "train.max_steps=1", "output_dir=run")
     assert outcome.status == 0, outcome.err
     assert outcome.summary["status"] == "finished"
