@@ -146,14 +146,20 @@ class _Decoder:
             eos_token_id=sorted(self._ends),
             pad_token_id=pad,
         )
+        given = {
+            "input_ids": ids.to(self._compute.device),
+            "attention_mask": seen.to(self._compute.device),
+            "generation_config": settings,
+            "synced_gpus": not self._together.alone,
+        }
         with plain_attention(self._model) as inner:
-            made = inner.generate(
-                input_ids=ids.to(self._compute.device),
-                attention_mask=seen.to(self._compute.device),
-                generation_config=settings,
-                synced_gpus=not self._together.alone,
-            )[:, longest:]
-        return [self._cut(row, tokens) for row, tokens in zip(rows, made.tolist(), strict=True)]
+            try:
+                tokens = inner.generate(**given)
+            except ValueError:  # a cache without an attention layer cannot say its length (RecurrentGemma, 2 layers)
+                settings.use_cache = False
+                tokens = inner.generate(**given)
+        made = tokens[:, longest:]
+        return [self._cut(row, answer) for row, answer in zip(rows, made.tolist(), strict=True)]
 
     def _cut(self, row: Row, tokens: list[int]) -> Decoded:
         end = next((place for place, token in enumerate(tokens) if token in self._ends), None)

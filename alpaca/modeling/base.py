@@ -127,7 +127,13 @@ def random_model(
 
 def _not_loaded(config: ModelConfig, error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
-    if Path(config.weights).expanduser().is_dir():
+    folder = Path(config.weights).expanduser()
+    if (folder / "model").is_dir() and (folder / "summary.json").is_file():
+        return (
+            f"model.weights={config.weights}: that is a run directory; for its merged weights run "
+            f"python -m alpaca.export {config.weights} and set model.weights={folder / 'export'}"
+        )
+    if folder.is_dir():
         return f"model.weights={config.weights}: no loadable model in that folder ({text}); safetensors are needed"
     return (
         f"model.weights={config.weights}: could not be loaded ({text}); without network give a local folder "

@@ -180,7 +180,9 @@ def test_updates_of_experts_are_merged(architecture: dict, targets: list[str]):
 GPT1 = {"model_type": "openai-gpt", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 512, "n_positions": 256}
 
 
-@pytest.mark.parametrize("architecture", [FAMILIES["minimax"], MAMBA, GPT1], ids=lambda one: one["model_type"])
+@pytest.mark.parametrize(
+    "architecture", [FAMILIES["minimax"], FAMILIES["recurrent_gemma"], MAMBA, GPT1], ids=lambda one: one["model_type"]
+)
 def test_models_with_a_cache_of_their_own_or_none_answer_each_row_as_if_it_were_alone(architecture: dict):
     model = build(architecture, implementation="eager")
     model.load_state_dict({name: weight * 3 for name, weight in model.state_dict().items()})  # not one token for all

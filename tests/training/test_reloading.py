@@ -38,6 +38,12 @@ def test_a_run_on_the_adapter_of_another_run_is_refused_with_the_way_out(
     assert f"python -m alpaca.export {finished_lora.directory} and set model.weights=" in outcome.err
 
 
+def test_a_run_directory_given_as_base_is_named_for_what_it_is(workplace: Path, finished_lora: Outcome):
+    outcome = alpaca_run(workplace, *SMALL, f"model.weights='{finished_lora.directory}'")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"run directory; for its merged weights run python -m alpaca.export {finished_lora.directory}" in outcome.err
+
+
 def test_the_way_out_of_a_foreign_adapter_depends_on_whether_it_can_be_merged(tmp_path: Path):
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "some/base"}))
