@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from batch_server import BatchServer
-from commands import SMALL, Outcome, alpaca_run, command_environment
+from commands import SMALL, Outcome, alpaca_run, command_environment, eventually
 from list_model import answer_text
 from servers import FAULTS, Server, question, wait_until
 from test_local import needs_embedded_model
@@ -528,7 +528,7 @@ def test_both_phases_run_in_one_command_and_the_data_is_made_once(
     ids = []
     for directory in (made, trained):
         (log,) = directory.glob("wandb/offline-run-*/*.wandb")
-        assert b"both" in log.read_bytes()
+        eventually(lambda log=log: b"both" in log.read_bytes(), "W&B has written the run's group", timeout_s=60)
         ids.append(log.stem.removeprefix("run-"))
     assert ids[1] == "named-by-an-agent"
     assert ids[0] != ids[1]  # the generation is a run of its own
