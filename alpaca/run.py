@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from alpaca.sweeping.elsewhere import Elsewhere
 
 
+INTERRUPTED_SWEEP = "interrupted; the same command goes on with this sweep"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     startup.start()
@@ -70,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
                 raise SystemExit(_sweep(composed, arguments, started, jobs, place.parent))
             except (UserError, RunFailed) as error:
                 raise SystemExit(cli.fail(str(error), error.exit_status)) from None
+            except KeyboardInterrupt:
+                raise SystemExit(cli.fail(INTERRUPTED_SWEEP, cli.INTERRUPTED)) from None
         overrides = list(hydra.overrides.task)
         config = _checked(composed)
         if config.sweep.dry_run:

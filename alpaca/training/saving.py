@@ -5,6 +5,7 @@ nowhere else, so they are written when they are drawn and lie in `model/base/`; 
 folder by its absolute path, for plain peft, and `modeling/finished.py` finds it after a move too.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from alpaca.modeling.tokenizer import generation_settings
 from alpaca.paths import give_usual_mode
 
 TEMPLATE = "template.json"
+CARD = "README.md"
 UNFINISHED = ".model-unfinished"
 DRAWN_BASE = ".base"  # random base weights of an adapter, in the run directory until the result is written
 BASE = "base"  # and in the result
@@ -61,7 +63,7 @@ def save_model(
         write_json(beside / TEMPLATE, template)
         give_usual_mode(beside)
         _flush(beside)
-        _clear(folder)
+        _clear(folder, beside)
         os.replace(beside, folder)
         shutil.rmtree(folder.with_name(DRAWN_BASE), ignore_errors=True)
     except RunFailed:
@@ -75,11 +77,21 @@ def save_model(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _clear(folder: Path) -> None:
-    """Remove the result of a process that died before its summary; what no run wrote there is moved aside."""
+def _clear(folder: Path, new: Path) -> None:
+    """Make room for the result `new`: remove that of a process that died before its summary.
+
+    What the new one does not replace may be the user's, and is moved aside.
+    """
     if (folder / TEMPLATE).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-    elif folder.exists():
+        (folder / CARD).unlink(missing_ok=True)
+        for file in [each for each in new.rglob("*") if not each.is_dir()]:
+            (folder / file.relative_to(new)).unlink(missing_ok=True)
+        for inside in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):  # something is left in it
+                inside.rmdir()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    if folder.exists():
         number = 1
         while (aside := folder.with_name(f"{folder.name}-not-of-this-run-{number}")).exists():
             number += 1
@@ -98,7 +110,7 @@ def _save_adapter(
         settings = model.peft_config["default"]
         settings.base_model_name_or_path, settings.revision = base
     model.save_pretrained(beside, **given)
-    (beside / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own comes when its scores are known
+    (beside / CARD).unlink(missing_ok=True)  # peft's empty card; the run's own comes when its scores are known
     _check_adapter(beside / "adapter_model.safetensors", initial)
     if initial is not None:
         rewrite_as_lora(beside, initial)

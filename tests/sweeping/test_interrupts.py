@@ -195,6 +195,7 @@ def test_an_interrupted_sweep_saves_the_run_under_way_and_starts_no_other(workpl
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert said.count("SIGINT: finishing this step and saving a checkpoint") == 1
+    assert said.count("alpaca: interrupted; the same command goes on with this sweep") == 1
     (begun,) = workplace.glob("outputs/sweeps/run/train.seed*")
     assert json.loads((begun / "summary.json").read_text())["status"] == "interrupted"
     assert list(begun.glob("checkpoints/step-*"))

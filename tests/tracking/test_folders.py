@@ -182,3 +182,10 @@ def test_what_no_run_wrote_stays_in_a_run_directory(workplace: Path):
     assert (workplace / "other" / "checkpoints" / "mine.txt").read_text() == "precious"
     assert (workplace / "other" / "model-not-of-this-run-1" / "mine.txt").read_text() == "precious"
     assert (workplace / "other" / "model" / "template.json").is_file()
+    (workplace / "other" / "summary.json").unlink()
+    write(workplace / "other", {"model/notes/mine.txt": "precious too"})  # in a result that is ours
+    outcome = alpaca_run(workplace, *bare, "output_dir=other")
+    assert outcome.status == 0, outcome.err
+    aside = workplace / "other" / "model-not-of-this-run-2"
+    assert [str(each.relative_to(aside)) for each in aside.rglob("*")] == ["notes", "notes/mine.txt"]
+    assert (workplace / "other" / "model" / "template.json").is_file()
