@@ -38,7 +38,8 @@ def tokenizer_of(config: ModelConfig, weights: str) -> PreTrainedTokenizerBase:
     """
     if weights == RANDOM:
         own = _seed_task_tokenizer(int(config.architecture["vocab_size"]))
-        return _as_loaded_beside(str(config.architecture["model_type"]), own)
+        model_type = config.architecture.get("model_type")
+        return _as_loaded_beside(model_type, own) if model_type else own
     tokenizer = AutoTokenizer.from_pretrained(weights, revision=config.revision)
     _check_end(tokenizer, config.name or weights)
     if tokenizer.pad_token_id is None:
