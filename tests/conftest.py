@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,9 @@ def _sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("WANDB_")] + ["HYDRA_FULL_ERROR"]:
             patch.delenv(name, raising=False)
         patch.setenv("WANDB_CONFIG_DIR", str(nothing))
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` has it ignored, by children too
         yield
+        signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("overrides", "kills", "draw"),
     [
-        pytest.param(FULL, 3, 1, id="full"),
+        pytest.param(FULL, 3, 1, id="full", marks=pytest.mark.slow),
         pytest.param(LORA, 3, 2, id="lora"),
         pytest.param((*FULL, *DDP), 3, 3, id="full-ddp"),
         pytest.param((*LORA, *DDP), 3, 4, id="lora-ddp", marks=pytest.mark.slow),
