@@ -380,4 +380,5 @@ def test_a_response_of_one_piece_repeated_is_read_in_linear_time(piece: str):
         parse_json(text, cut=False)
         return time.process_time() - started
 
-    assert seconds(16_000) < 40 * max(seconds(1_000), 0.01)  # 256 times were it quadratic
+    # 16 times as much text: 256 times were it quadratic; a busy machine made 42 of the 16 once
+    assert seconds(16_000) < 100 * max(seconds(1_000), 0.01)
