@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from alpaca.sweeping.elsewhere import Elsewhere
 
 
-INTERRUPTED_SWEEP = "interrupted; the same command goes on with this sweep"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     startup.start()
@@ -74,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
             except (UserError, RunFailed) as error:
                 raise SystemExit(cli.fail(str(error), error.exit_status)) from None
             except KeyboardInterrupt:
-                raise SystemExit(cli.fail(INTERRUPTED_SWEEP, cli.INTERRUPTED)) from None
+                raise SystemExit(
+                    cli.fail("interrupted; the same command goes on with this sweep", cli.INTERRUPTED)
+                ) from None
         overrides = list(hydra.overrides.task)
         config = _checked(composed)
         if config.sweep.dry_run:

@@ -380,5 +380,6 @@ def test_a_response_of_one_piece_repeated_is_read_in_linear_time(piece: str):
         parse_json(text, cut=False)
         return time.process_time() - started
 
-    # 16 times as much text: 256 times were it quadratic; a busy machine made 42 of the 16 once
-    assert seconds(16_000) < 100 * max(seconds(1_000), 0.01)
+    # 16 times as much text: 256 times were it quadratic. The better of two: a busy machine once made 42 of the 16.
+    longest = min(seconds(16_000) for _ in range(2))
+    assert longest < 40 * max(seconds(1_000), 0.01)
